@@ -1,0 +1,158 @@
+"""Checkpoints by Orbax: written in the background, complete or absent, proven on reading."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from clip_jax.state import TrainState
+
+_log = logging.getLogger(__name__)
+_ITEMS = ("params", "ema", "rest", "proof")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """every: steps between two checkpoints. keep: how many of the newest stay.
+
+    best: an evaluation's metric, as metrics.jsonl names it (`val/text_to_image_r1`); the checkpoint where it was highest
+    stays too. "" keeps only the newest.
+    """
+
+    every: int = 1000
+    keep: int = 3
+    best: str = ""
+
+
+class Checkpoints:
+    """The checkpoints in one folder."""
+
+    def __init__(self, folder: Path, config: CheckpointConfig):
+        policies: list[Any] = [managers.LatestN(config.keep)]
+        if config.best:
+            policies.append(managers.BestN(get_metric_fn=lambda metrics: metrics[config.best], n=1))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy(policies), enable_async_checkpointing=True
+        )
+        self._config = config
+        self._manager = ocp.CheckpointManager(folder.absolute(), item_names=_ITEMS, options=options)
+
+    def steps(self) -> list[int]:
+        """Steps that have a complete checkpoint, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def best(self) -> int | None:
+        """The step whose `best` metric is highest; the newest where none is named or measured."""
+        return (self._manager.best_step() if self._config.best else None) or self._manager.latest_step()
+
+    def save(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        """Starts to write `state`; returns when it has left the devices. Raises what went wrong with the save before."""
+        rest = _rest(state)
+        items: dict[str, Any] = {"params": ocp.args.StandardSave(state.params), "rest": ocp.args.StandardSave(rest)}
+        if state.ema is not None:
+            items["ema"] = ocp.args.StandardSave(state.ema)
+        proof = {"fingerprints": _fingerprints({"params": state.params, "ema": state.ema, "rest": rest})}
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(proof=ocp.args.JsonSave(proof), **items),
+            metrics={self._config.best: metrics[self._config.best]} if self._config.best in metrics else None,
+            force=True,
+        )
+
+    def restore(self, abstract: TrainState, step: int | None = None) -> TrainState | None:
+        """The newest checkpoint that is whole, or None where there is none; `abstract` gives shapes and placement.
+
+        A damaged one is reported and the one before it read. Raises ValueError where all are damaged, or where the
+        checkpoint is that of another model or optimizer.
+        """
+        steps = [step] if step is not None else sorted(self._manager.all_steps(), reverse=True)
+        items = {"params": abstract.params, "rest": _rest(abstract)}
+        if abstract.ema is not None:
+            items["ema"] = abstract.ema
+        for candidate in steps:
+            try:
+                found = self._read(candidate, items)
+            except _Damaged as damage:
+                _log.warning("checkpoint at step %d is damaged and was passed over: %s", candidate, damage)
+                continue
+            return TrainState(params=found["params"], ema=found.get("ema"), **found["rest"])
+        if steps:
+            raise ValueError(
+                f"none of the checkpoints at steps {steps} can be read (reasons above); use another workdir to start anew"
+            )
+        return None
+
+    def restore_params(self, abstract: Any, step: int, *, ema: bool) -> Any:
+        """Only the parameters at `step`, or their average. Raises ValueError where they are damaged."""
+        item = "ema" if ema else "params"
+        try:
+            return self._read(step, {item: abstract})[item]
+        except _Damaged as damage:
+            raise ValueError(f"checkpoint at step {step} is damaged: {damage}") from damage
+
+    def has_ema(self, step: int) -> bool:
+        """Whether the checkpoint holds averaged weights."""
+        return self._manager.item_metadata(step)["ema"] is not None
+
+    def wait(self) -> None:
+        """Returns when all is on disk. Raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then lets go of the folder."""
+        self._manager.close()
+
+    def _read(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
+        args = {name: ocp.args.StandardRestore(abstract) for name, abstract in items.items()}
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(proof=ocp.args.JsonRestore(), **args))
+        except Exception as error:
+            if _is_mismatch(error):
+                raise ValueError(f"checkpoint at step {step} is of another model or optimizer: {error}") from error
+            raise _Damaged(f"{type(error).__name__}: {error}") from error
+        read = {name: found[name] for name in items}
+        stored = found["proof"]["fingerprints"]
+        for path, value in _fingerprints(read).items():
+            if stored.get(path) != value:
+                raise _Damaged(f"{path} does not have the fingerprint it was written with")
+        return read
+
+
+class _Damaged(Exception):
+    pass
+
+
+def _is_mismatch(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, (ValueError, KeyError)) and ("tree structures do not match" in text or "shape" in text)
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    kept = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in kept.items() if name not in ("params", "ema")}
+
+
+def _fingerprints(items: dict[str, Any]) -> dict[str, int]:
+    """A 32-bit sum over each leaf's bits, weighted by position: any flipped bit changes it, any sharding gives the same."""
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(items)}
+    return {name: int(value) for name, value in jax.device_get(_sums(leaves)).items()}
+
+
+@jax.jit
+def _sums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def one(leaf: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")).astype(jnp.uint32)
+        total = jnp.zeros((), jnp.uint32)
+        weight = jnp.ones((), jnp.uint32)
+        for axis, size in enumerate(reversed(bits.shape)):
+            index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, bits.ndim - 1 - axis)
+            total, weight = total + index * weight, weight * jnp.uint32(size)
+        return (bits * (2 * total + 1)).sum(dtype=jnp.uint32)
+
+    return jax.tree.map(one, leaves)

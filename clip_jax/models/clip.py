@@ -1,0 +1,109 @@
+"""CLIP: two towers that meet in one space, and the temperature between them. Radford et al. 2021."""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from clip_jax.models.layers import Running
+from clip_jax.models.text import TextConfig, TextTransformer
+from clip_jax.models.vit import VisionConfig, VisionTransformer, resize_positions
+
+MAX_LOGIT_SCALE = math.log(100)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """open_clip's preprocess_cfg: what the image tower expects of its input. mean, std: of channels in [0, 1]."""
+
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    fill_color: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CLIPConfig:
+    """open_clip's model configuration, and below it how to compute.
+
+    dtype: of activations and products; weights are f32 always.
+    """
+
+    embed_dim: int = 512
+    vision_cfg: VisionConfig = VisionConfig()
+    text_cfg: TextConfig = TextConfig()
+    preprocess_cfg: PreprocessConfig = PreprocessConfig()
+    quick_gelu: bool = False
+    init_logit_scale: float = math.log(1 / 0.07)
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    running: Running = Running()
+
+
+class CLIP(nnx.Module):
+    """The dual encoder. logit_scale: the log of the factor on cosines, f32[]."""
+
+    def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        shared: dict[str, Any] = {"quick": config.quick_gelu, "running": config.running, "rngs": rngs}
+        self.visual = VisionTransformer(config.vision_cfg, config.embed_dim, **shared)
+        self.text = TextTransformer(config.text_cfg, config.embed_dim, **shared)
+        self.logit_scale = nnx.Param(jnp.asarray(config.init_logit_scale, jnp.float32))
+
+    def encode_image(self, images: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        """u8[B, S, S, 3] as decoded, or f32[B, S, S, 3] normalised by preprocess_cfg -> unit-norm f32[B, E]."""
+        if images.dtype == jnp.uint8:
+            images = normalize_pixels(images, self.config.preprocess_cfg)
+        return unit(self.visual(images.astype(self.config.dtype), dropout_key))
+
+    def encode_text(self, tokens: jax.Array) -> jax.Array:
+        """i32[B, L] -> unit-norm f32[B, E]."""
+        return unit(self.text(tokens, jnp.dtype(self.config.dtype)))
+
+    def scale(self) -> jax.Array:
+        """exp(logit_scale), the factor on cosines: f32[]."""
+        return jnp.exp(self.logit_scale[...])
+
+
+def normalize_pixels(images: jax.Array, config: PreprocessConfig) -> jax.Array:
+    """u8[..., 3] -> f32[..., 3]: (x / 255 - mean) / std."""
+    mean, std = jnp.asarray(config.mean, jnp.float32), jnp.asarray(config.std, jnp.float32)
+    return (images.astype(jnp.float32) / jnp.float32(255) - mean) / std
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """[..., E] -> unit-norm f32[..., E]."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + jnp.float32(1e-12))
+
+
+def init_params(config: CLIPConfig, key: jax.Array) -> dict[str, Any]:
+    """Freshly initialised parameters, a plain nested dict of f32 arrays. Traceable, so that jit can place each shard."""
+    return nnx.to_pure_dict(nnx.state(CLIP(config, rngs=nnx.Rngs(params=key)), nnx.Param))
+
+
+def abstract_params(config: CLIPConfig) -> dict[str, Any]:
+    """The same tree as ShapeDtypeStructs; costs no memory."""
+    return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+
+
+def bind(config: CLIPConfig, params: dict[str, Any]) -> CLIP:
+    """The module around given parameters; use it inside a jitted function."""
+    return nnx.merge(_definition(config), params)
+
+
+@functools.cache
+def _definition(config: CLIPConfig) -> Any:
+    return nnx.split(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))[0]
+
+
+def adapt_positions(params: dict[str, Any], config: CLIPConfig) -> dict[str, Any]:
+    """Parameters trained at another image size, with position embeddings resampled to this config's grid."""
+    grid = config.vision_cfg.image_size // config.vision_cfg.patch_size
+    positions = resize_positions(params["visual"]["positional_embedding"], grid)
+    return params | {"visual": params["visual"] | {"positional_embedding": positions}}

@@ -1,0 +1,139 @@
+"""The parts of a transformer tower: linear, layer norm, attention, MLP, pre-LN block, and stacked blocks under one scan.
+
+Weights are f32; products run in the compute dtype of their input; norms and softmax in f32.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "block": None}
+
+
+class Linear(nnx.Module):
+    """y = x W + b. kernel: f32[in, out], normal with standard deviation `std`; bias: f32[out], zeros."""
+
+    def __init__(self, in_size: int, out_size: int, *, std: float, bias: bool = True, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (in_size, out_size), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out_size,), jnp.float32)) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., in] -> [..., out] in x's dtype.
+
+        Leading dimensions are flattened before the product: the bf16 weight gradient of a product over several leading
+        dimensions is an order of magnitude slower on CPU, and nowhere faster.
+        """
+        kernel = self.kernel[...].astype(x.dtype)
+        y = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last dimension, eps 1e-5, computed in f32. Ba et al. 2016."""
+
+    def __init__(self, size: int):
+        self.scale = nnx.Param(jnp.ones((size,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((size,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., D] in x's dtype."""
+        x32 = x.astype(jnp.float32)
+        centred = x32 - x32.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + 1e-5) * self.scale[...] + self.bias[...]
+        return y.astype(x.dtype)
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x sigmoid(1.702 x), the activation of OpenAI's weights."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU, x Phi(x), as PyTorch's default."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with one fused input projection; qkv's output is ordered (q, k, v) x H x K, as PyTorch's."""
+
+    def __init__(self, width: int, heads: int, *, causal: bool, out_std: float, rngs: nnx.Rngs):
+        self.heads, self.causal = heads, causal
+        self.qkv = Linear(width, 3 * width, std=width**-0.5, rngs=rngs)
+        self.out = Linear(width, width, std=out_std, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, L, D] -> [B, L, D]."""
+        batch, length, width = x.shape
+        qkv = self.qkv(x).reshape(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
+        return self.out(y.reshape(batch, length, width))
+
+
+class MLP(nnx.Module):
+    """Two linears with an activation between them."""
+
+    def __init__(self, width: int, hidden: int, *, quick: bool, out_std: float, rngs: nnx.Rngs):
+        self.quick = quick
+        self.fc = Linear(width, hidden, std=(2 * width) ** -0.5, rngs=rngs)
+        self.proj = Linear(hidden, width, std=out_std, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, L, D] -> [B, L, D]."""
+        return self.proj((quick_gelu if self.quick else gelu)(self.fc(x)))
+
+
+class Block(nnx.Module):
+    """Pre-LN residual block: x + attn(ln_1(x)), then x + mlp(ln_2(x))."""
+
+    def __init__(self, width: int, heads: int, hidden: int, *, causal: bool, quick: bool, depth: int, rngs: nnx.Rngs):
+        out_std = width**-0.5 * (2 * depth) ** -0.5
+        self.ln_1 = LayerNorm(width)
+        self.attn = Attention(width, heads, causal=causal, out_std=out_std, rngs=rngs)
+        self.ln_2 = LayerNorm(width)
+        self.mlp = MLP(width, hidden, quick=quick, out_std=out_std, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, L, D] -> [B, L, D]."""
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+def stacked_blocks(
+    layers: int, width: int, heads: int, mlp_ratio: float, *, causal: bool, quick: bool, rngs: nnx.Rngs
+) -> Block:
+    """`layers` equal blocks as one Block whose parameters have a leading dimension [layers, ...]."""
+    hidden = int(width * mlp_ratio)
+
+    def block(rngs: nnx.Rngs) -> Block:
+        return Block(width, heads, hidden, causal=causal, quick=quick, depth=layers, rngs=rngs)
+
+    return jax.vmap(block)(rngs.split(layers))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Running:
+    """How a stack of blocks runs; it changes speed and memory, never the result.
+
+    scan: one compiled block run in a loop; else the loop is unrolled at compile time (larger program, some speed).
+    remat: "none" keeps all activations for the gradient, "dots" only the results of matrix products, "block" only each
+    block's input.
+    """
+
+    scan: bool = True
+    remat: Literal["none", "dots", "block"] = "none"
+
+
+def run_blocks(blocks: Block, x: jax.Array, running: Running) -> jax.Array:
+    """[B, L, D] -> [B, L, D] through all stacked blocks."""
+
+    def body(x: jax.Array, block: Block) -> tuple[jax.Array, None]:
+        return block(x), None
+
+    if running.remat != "none":
+        body = jax.checkpoint(body, policy=_POLICIES[running.remat], prevent_cse=not running.scan)
+    return jax.lax.scan(body, x, blocks, unroll=1 if running.scan else True)[0]

@@ -1,0 +1,55 @@
+"""Model configurations by open_clip's names; a name with `-quickgelu` appended is the same model with OpenAI's activation."""
+
+import dataclasses
+import difflib
+from typing import Any
+
+from clip_jax.models.clip import CLIPConfig
+from clip_jax.models.text import TextConfig
+from clip_jax.models.vit import VisionConfig
+
+_BASE_TEXT = {"width": 512, "heads": 8, "layers": 12}
+_LARGE_TEXT = {"width": 768, "heads": 12, "layers": 12}
+_HUGE_TEXT = {"width": 1024, "heads": 16, "layers": 24}
+_GIANT_TEXT = {"width": 1280, "heads": 20, "layers": 32}
+_SMALL_TEXT = {"width": 384, "heads": 6, "layers": 12}
+
+# name: (embed_dim, vision_cfg, text_cfg), each a difference from the dataclasses' defaults
+_PRESETS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
+    "ViT-B-32": (512, {"patch_size": 32}, _BASE_TEXT),
+    "ViT-B-16": (512, {"patch_size": 16}, _BASE_TEXT),
+    "ViT-L-14": (768, {"layers": 24, "width": 1024, "patch_size": 14}, _LARGE_TEXT),
+    "ViT-L-14-336": (768, {"layers": 24, "width": 1024, "patch_size": 14, "image_size": 336}, _LARGE_TEXT),
+    "ViT-H-14": (1024, {"layers": 32, "width": 1280, "head_width": 80, "patch_size": 14}, _HUGE_TEXT),
+    "ViT-g-14": (
+        1024,
+        {"layers": 40, "width": 1408, "head_width": 88, "mlp_ratio": 4.3637, "patch_size": 14},
+        _HUGE_TEXT,
+    ),
+    "ViT-bigG-14": (
+        1280,
+        {"layers": 48, "width": 1664, "head_width": 104, "mlp_ratio": 4.9231, "patch_size": 14},
+        _GIANT_TEXT,
+    ),
+    "ViT-S-16": (384, {"width": 384, "patch_size": 16}, _SMALL_TEXT),  # CLIP-KD's students
+    "ViT-T-16": (384, {"width": 192, "patch_size": 16}, _SMALL_TEXT),
+    "tiny": (  # ours: for tests and the quickstart; trains on two cores
+        128,
+        {"layers": 4, "width": 128, "head_width": 32, "patch_size": 8, "image_size": 64},
+        {"context_length": 24, "width": 128, "heads": 4, "layers": 3},
+    ),
+}
+
+NAMES = tuple(_PRESETS)
+
+
+def preset(name: str) -> CLIPConfig:
+    """The configuration called `name`. Raises ValueError that lists the names, nearest first."""
+    base, _, suffix = name.partition("-quickgelu")
+    if base not in _PRESETS or suffix:
+        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown model {name!r}{hint} There are {', '.join(NAMES)}, each also with '-quickgelu'")
+    embed_dim, vision, text = _PRESETS[base]
+    config = CLIPConfig(embed_dim=embed_dim, vision_cfg=VisionConfig(**vision), text_cfg=TextConfig(**text))
+    return dataclasses.replace(config, quick_gelu=name != base)

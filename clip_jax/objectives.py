@@ -1,0 +1,42 @@
+"""Objectives: weighted sums of pure losses over the embeddings of one global batch."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+from clip_jax.losses.contrastive import info_nce
+from clip_jax.sharding import BATCH
+
+# Each: (image f32[n, E], text f32[n, E], scale f32[], axes=...) -> f32[]
+LOSSES: dict[str, Callable[..., jax.Array]] = {"info_nce": info_nce}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Loss name -> its weight in the sum."""
+
+    weights: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"info_nce": 1.0})
+
+
+def check_objective(config: ObjectiveConfig) -> None:
+    """Raises ValueError for unknown losses, or weights that sum to zero."""
+    if unknown := sorted(set(config.weights) - set(LOSSES)):
+        raise ValueError(f"objective.weights {unknown}: no such loss; there are {sorted(LOSSES)}")
+    if not sum(config.weights.values()) > 0:
+        raise ValueError(f"objective.weights {dict(config.weights)} sum to zero; nothing would be learned")
+
+
+def objective(
+    config: ObjectiveConfig, mesh: Mesh, image: jax.Array, text: jax.Array, scale: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The weighted sum f32[] and each loss's raw value, for f32[B@(data, fsdp), E] x2 and scale f32[]."""
+    rows, whole = PartitionSpec(BATCH), PartitionSpec()
+
+    def terms(image: jax.Array, text: jax.Array, scale: jax.Array) -> dict[str, jax.Array]:
+        return {name: LOSSES[name](image, text, scale, axes=BATCH) for name in config.weights}
+
+    raw = jax.shard_map(terms, mesh=mesh, in_specs=(rows, rows, whole), out_specs=whole)(image, text, scale)
+    total = sum(config.weights[name] * value for name, value in raw.items())
+    return total, raw

@@ -1,0 +1,56 @@
+"""Trees of parameters by path: `visual/blocks/attn/qkv/kernel` names a leaf wherever a config or a table needs to."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def path_of(keys: tuple[Any, ...]) -> str:
+    """JAX's key path as names joined by slashes."""
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """jax.tree.map with the leaf's path as first argument."""
+    return jax.tree_util.tree_map_with_path(lambda keys, *leaves: function(path_of(keys), *leaves), tree, *rest)
+
+
+def paths(tree: Any) -> list[str]:
+    """Paths of all leaves, in tree order."""
+    return [path_of(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def mask(tree: Any, patterns: Sequence[str], *, what: str = "pattern") -> Any:
+    """A tree of bools: True where one of the regexes matches the whole path.
+
+    Raises ValueError for a regex that matches nothing: it is a typo more often than a wish.
+    """
+    names = paths(tree)
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise ValueError(
+                f"{what} {pattern!r} matches no parameter; paths look like {names[:3]}, and `.*` is any text"
+            )
+    return map_with_path(lambda path, _: any(re.fullmatch(pattern, path) for pattern in patterns), tree)
+
+
+def count(tree: Any) -> int:
+    """Number of elements in all leaves."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def bytes_of(tree: Any) -> int:
+    """Bytes of all leaves, each counted whole."""
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def bytes_per_device(tree: Any, shardings: Any) -> int:
+    """Bytes one device holds of a tree of (abstract) arrays under a tree of shardings."""
+    leaves, placed = jax.tree.leaves(tree), jax.tree.leaves(shardings)
+    return sum(
+        int(np.prod(sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        for leaf, sharding in zip(leaves, placed, strict=True)
+    )
