@@ -48,8 +48,11 @@ def absolute(url: str) -> str:
 
 
 def exists(url: str) -> bool:
-    """Whether there is such a file."""
-    return _stat(url) is not None
+    """Whether there is such a file, and not a folder of that name."""
+    try:
+        return _stat(url) is not None
+    except ValueError:
+        return False
 
 
 def join(root: str, path: str) -> str:
