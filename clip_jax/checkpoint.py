@@ -34,11 +34,14 @@ class Checkpoints:
     """The checkpoints in one folder."""
 
     def __init__(self, folder: Path, config: CheckpointConfig):
+        def metric(metrics: Mapping[str, float]) -> float:
+            return metrics[config.best]
+
         policies: list[Any] = [managers.LatestN(config.keep)]
         if config.best:
-            policies.append(managers.BestN(get_metric_fn=lambda metrics: metrics[config.best], n=1))
+            policies.append(managers.BestN(get_metric_fn=metric, n=1))
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=managers.AnyPreservationPolicy(policies), enable_async_checkpointing=True
+            preservation_policy=managers.AnyPreservationPolicy(policies), best_fn=metric if config.best else None
         )
         self._config = config
         self._manager = ocp.CheckpointManager(folder.absolute(), item_names=_ITEMS, options=options)

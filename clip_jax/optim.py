@@ -20,7 +20,7 @@ class OptimConfig:
     name: adamw; lion (Chen et al. 2023: use a 3-10 times smaller lr and larger weight_decay, b2 0.99); adafactor
     (Shazeer & Stern 2018, without the parameter scale, so that lr keeps its meaning); muon (Jordan et al. 2024: hidden
     matrices, scaled to AdamW's step size after Liu et al. 2025; AdamW for the rest).
-    lr: the peak, reached after warmup_steps. schedule: cosine and linear fall to lr * final_share at the last step; rsqrt
+    lr: the peak, reached after warmup_steps. schedule: cosine and linear fall to lr * final_share as the run ends; rsqrt
     falls as sqrt(warmup_steps / step); constant stays; the last two fall linearly to 0 over the last cooldown_steps.
     clip_norm: bound of the gradient's global norm, 0 for none. layer_decay: factor on lr a layer, counted from the
     output; 1 for none. freeze: regexes of parameter paths that stay as they are (LiT: `visual/.*`).
@@ -57,7 +57,7 @@ def learning_rate(config: OptimConfig, steps: int) -> Callable[[jax.typing.Array
 
     def rate(step: jax.typing.ArrayLike) -> jax.Array:
         done = jnp.asarray(step, jnp.float32) + 1
-        rest = jnp.clip((done - warmup) / max(steps - warmup, 1), 0, 1)
+        rest = jnp.clip((done - 1 - warmup) / max(steps - warmup, 1), 0, 1)
         floor = config.final_share
         shape = {
             "cosine": floor + (1 - floor) * (1 + jnp.cos(jnp.pi * rest)) / 2,
@@ -66,7 +66,7 @@ def learning_rate(config: OptimConfig, steps: int) -> Callable[[jax.typing.Array
             "constant": jnp.ones_like(done),
         }[config.schedule]
         if config.schedule in ("rsqrt", "constant") and config.cooldown_steps:
-            shape *= jnp.clip((steps - done) / config.cooldown_steps, 0, 1)
+            shape *= jnp.clip((steps - done + 1) / config.cooldown_steps, 0, 1)
         return config.lr * jnp.minimum(done / warmup, 1) * shape
 
     return rate
@@ -93,7 +93,9 @@ def layer_rates(config: OptimConfig, params: Any) -> Any:
 
     def rate(path: str, leaf: Any) -> jax.Array:
         tower = params.get(path.split("/")[0])
-        if not isinstance(tower, dict) or re.search(r"/(ln_post|ln_final|proj/kernel$)", path) and "/blocks/" not in path:
+        if not isinstance(tower, dict) or (
+            re.search(r"/(ln_post|ln_final|proj/kernel$)", path) and "/blocks/" not in path
+        ):
             return jnp.ones((), jnp.float32)
         layers = jax.tree.leaves(tower["blocks"])[0].shape[0]
         if "/blocks/" in path:

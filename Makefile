@@ -1,0 +1,44 @@
+# Everything from a bare Python: each target makes .venv as it needs. Another Python: make test PYTHON=python3.13
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/quickstart
+.PHONY: quickstart test test-all lint format bench clean
+.DEFAULT_GOAL := quickstart
+
+$(VENV)/.base: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("clip_jax needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make $@ PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || { echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing (about 600 MB, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	@touch $@
+
+quickstart: $(VENV)/.base
+	@$(BIN)/python -m clip_jax train --config configs/quickstart.py --workdir $(RUN)
+	@$(BIN)/python -m clip_jax evaluate $(RUN)
+	@$(BIN)/python -m clip_jax report $(RUN)
+
+lint: $(VENV)/.test
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+test: lint
+	@$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# All tests; and again on the newest Python this machine has, where that is another one.
+test-all: lint
+	@$(BIN)/python -m pytest -n 2
+	@newest=$$($(BIN)/python tests/newest_python.py) && if [ -n "$$newest" ]; then \
+	  echo "once more on $$newest"; $(MAKE) --no-print-directory test PYTHON="$$newest" VENV=.venv-newest; fi
+
+format: $(VENV)/.test
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: $(VENV)/.test
+	@$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf .venv .venv-newest runs

@@ -1,0 +1,75 @@
+"""What a config would do, before it does it: parameters, placement, memory, schedule."""
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from clip_jax import tree
+from clip_jax.experiment import Plan
+from clip_jax.models.flops import macs_per_pair
+from clip_jax.optim import decay_mask, learning_rate, trained_mask
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Prints it all; compiles the step, allocates nothing."""
+    console.print(_parameters(plan))
+    config, params = plan.config, plan.state.params
+    size = plan.mesh.devices.size
+    console.print(
+        f"\n{tree.count(params):,} parameters  ·  {macs_per_pair(config.model) / 1e9:.2f} GMACs a pair  ·  mesh "
+        f"{dict(plan.mesh.shape)} of {size} {plan.mesh.devices.flat[0].device_kind}  ·  batch {config.batch_size:,}, "
+        f"{config.batch_size // size:,} a device\n"
+    )
+    console.print(_memory(plan))
+    console.print(_schedule(plan))
+
+
+def _parameters(plan: Plan) -> Table:
+    view = Table(title="Parameters", box=None, pad_edge=False, title_justify="left")
+    for name in ("path", "shape", "elements", "placed", "decay", "trained"):
+        view.add_column(name, justify="right" if name == "elements" else "left")
+    params = plan.state.params
+    rows = zip(
+        tree.paths(params),
+        jax.tree.leaves(params),
+        jax.tree.leaves(decay_mask(params)),
+        jax.tree.leaves(trained_mask(plan.config.optim, params)),
+        strict=True,
+    )
+    for path, leaf, decays, trained in rows:
+        axes = ", ".join(str(axis) for axis in leaf.sharding.spec) or "copied"
+        marks = ["yes" if mark else "·" for mark in (decays, trained)]
+        view.add_row(path, str(tuple(leaf.shape)), f"{np.prod(leaf.shape, dtype=int):,}", axes, *marks)
+    return view
+
+
+def _memory(plan: Plan) -> Table:
+    view = Table(title="Memory a device", box=None, pad_edge=False, title_justify="left")
+    view.add_column("what")
+    view.add_column("MB", justify="right")
+    state, at = plan.state, plan.shardings
+    parts = {
+        "parameters": tree.bytes_per_device(state.params, at.params),
+        "optimizer": tree.bytes_per_device(state.opt_state, at.opt_state),
+        "average": tree.bytes_per_device(state.ema, at.ema),
+        "batch": sum(tree.bytes_of(leaf) for leaf in plan.batch().values()) // plan.mesh.devices.size,
+    }
+    analysis = plan.step.lower(plan.state, plan.batch()).compile().memory_analysis()
+    if analysis is not None:
+        parts["activations, gradients, temporaries (compiled step)"] = analysis.temp_size_in_bytes
+    for what, size in (parts | {"total": sum(parts.values())}).items():
+        view.add_row(what, f"{size / 1e6:,.1f}")
+    return view
+
+
+def _schedule(plan: Plan) -> Table:
+    config = plan.config
+    rate = learning_rate(config.optim, config.steps)
+    view = Table(title="\nSchedule", box=None, pad_edge=False, title_justify="left")
+    for name in ("step", "learning rate", "pairs seen"):
+        view.add_column(name, justify="right")
+    marks = {0, config.optim.warmup_steps, config.steps - 1} | {config.steps * i // 4 for i in (1, 2, 3)}
+    for step in sorted(mark for mark in marks if mark < config.steps):
+        view.add_row(f"{step:,}", f"{float(rate(step)):.3g}", f"{step * config.batch_size:,}")
+    return view

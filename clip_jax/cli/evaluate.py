@@ -1,0 +1,52 @@
+"""clip-jax evaluate: a run's checkpoint through its evaluations, as a table and JSON."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from clip_jax.cli.configs import define_config_flag, parse, to_dataclass
+from clip_jax.evals.embed import Encoder
+from clip_jax.evals.suite import open_evaluations, run_evaluations, table, write_json
+from clip_jax.load import load_run
+from clip_jax.run_folder import EVALUATION, PICTURES
+
+USAGE = """usage: clip-jax evaluate WORKDIR [--weights auto|ema|raw] [--step N] [--config configs/X.py]
+
+Runs the evaluations of the run's config (or of another config) on its best or newest checkpoint, and writes
+WORKDIR/evaluation.json."""
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 0 once all is measured."""
+    values = flags.FlagValues()
+    config_flag = define_config_flag(values, argv)
+    weights = flags.DEFINE_enum(
+        "weights", "auto", ["auto", "ema", "raw"], "auto: the average where there is one", flag_values=values
+    )
+    step = flags.DEFINE_integer(
+        "step", None, "of the checkpoint; by default the best, else the newest", flag_values=values
+    )
+    folders = parse(values, argv, USAGE)
+    if len(folders) != 1:
+        raise ValueError(f"give one run folder, got {folders or 'none'}; see clip-jax evaluate --help")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    folder = Path(folders[0])
+    run = load_run(folder, weights=weights.value, step=step.value)
+    evals = run.config.evals if config_flag.value is None else to_dataclass(config_flag.value).evals
+    if not evals:
+        raise ValueError(
+            f"the config of {folder} names no evaluations; give a config whose `evals` does, with --config"
+        )
+    outcomes = run_evaluations(open_evaluations(evals), Encoder(run.config.model, run.params, run.mesh))
+    about = {"run": folder.name, "step": run.step, "weights": run.weights}
+    write_json(folder / EVALUATION, outcomes, about)
+    pictures = {f"{name}/{key}": array for name, outcome in outcomes.items() for key, array in outcome.pictures.items()}
+    if pictures:
+        np.savez_compressed(folder / PICTURES, **pictures)
+    console = Console()
+    console.print(f"{folder}, step {run.step:,}, {run.weights} weights")
+    console.print(table(outcomes))
+    return 0

@@ -1,0 +1,65 @@
+"""clip-jax train: from a config and a folder to a trained model."""
+
+import logging
+from pathlib import Path
+
+import jax
+from absl import flags
+from rich.console import Console
+
+from clip_jax.cli.configs import define_config_flag, parse, to_dataclass
+from clip_jax.cli.dry_run import print_plan
+from clip_jax.experiment import Plan
+from clip_jax.preemption import StopSignal
+from clip_jax.train import train
+
+USAGE = """usage: clip-jax train --config configs/X.py[:argument] --workdir DIR [--config.optim.lr=1e-3 ...] [--dry_run]
+
+Trains, or goes on with the run in DIR where it holds a checkpoint. Ctrl-C and SIGTERM save one before they end it."""
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 0 for a run that is complete or was told to stop."""
+    values = flags.FlagValues()
+    config_flag = define_config_flag(values, argv)
+    workdir_flag = flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    dry_run = flags.DEFINE_bool("dry_run", False, "print parameters, placement, memory, schedule", flag_values=values)
+    coordinator = flags.DEFINE_string(
+        "distributed",
+        "",
+        "several processes: auto (TPU pods, Slurm, MPI), or the first one's HOST:PORT",
+        flag_values=values,
+    )
+    processes = flags.DEFINE_integer("processes", 1, "how many, with --distributed HOST:PORT", flag_values=values)
+    process = flags.DEFINE_integer("process", 0, "which one this is, with --distributed HOST:PORT", flag_values=values)
+    if extra := parse(values, argv, USAGE):
+        raise ValueError(f"unexpected {extra}; see clip-jax train --help")
+    if config_flag.value is None or (workdir_flag.value is None and not dry_run.value):
+        raise ValueError("give --config and --workdir; see clip-jax train --help")
+    config = to_dataclass(config_flag.value)
+    _start_logging()
+    _start_processes(coordinator.value, processes.value, process.value)
+    if dry_run.value:
+        print_plan(Plan(config), Console())
+        return 0
+    workdir = Path(workdir_flag.value)
+    done = train(config, workdir, stop=StopSignal())
+    if jax.process_index() == 0:
+        what = "finished" if done.complete else "stopped, saved; the same command goes on"
+        print(f"{what} at step {done.step:,} of {config.steps:,}; everything is in {workdir}")
+    return 0
+
+
+def _start_logging() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("clip_jax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def _start_processes(coordinator: str, processes: int, process: int) -> None:
+    if coordinator == "auto":
+        jax.distributed.initialize()
+    elif coordinator:
+        if jax.config.jax_platforms == "cpu":
+            jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(coordinator, processes, process)

@@ -1,0 +1,222 @@
+"""From a source to batches: the stream whose sample k of step s is a pure function of (seed, s, k).
+
+No module below `clip_jax.data` imports JAX, so that worker processes start fast and take no device.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from clip_jax.data.images import Augmentation, augment, decode, preprocess
+from clip_jax.data.source import BadSample, Sample, Source
+from clip_jax.tokenizer import Tokenizer
+
+_NEIGHBOURS = 64  # how many following samples are tried before a stretch counts as unreadable
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadConfig:
+    """How batches are made.
+
+    augmentation: of training images. workers: processes that decode, 0 for threads of this one. prefetch: batches made
+    ahead, by each worker. max_bad_share: of the samples drawn so far; past it the run stops and names the shards.
+    """
+
+    augmentation: Augmentation = Augmentation()
+    workers: int = 2
+    prefetch: int = 2
+    max_bad_share: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """What the model takes: image_size in pixels, context_length in tokens; how evaluation fits images into the square."""
+
+    image_size: int
+    context_length: int
+    resize_mode: Any = "shortest"
+    interpolation: str = "bicubic"
+    fill_color: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bad:
+    """A sample that was replaced: where in the stream, which, and why."""
+
+    index: int
+    uid: int
+    shard: str
+    reason: str
+
+
+class TrainStream:
+    """The endless stream, one process's slice of each global batch, from `start_step` on; iterate for (batch, bad).
+
+    batch: image u8[b, S, S, 3], text i32[b, L], uid u64[b], replaced i32[b]; b = batch_size / processes. bad: the
+    replaced samples behind it. The order is a permutation of the source an epoch; augmentation and the choice of a
+    caption depend on the position in the stream alone.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        target: Target,
+        config: ReadConfig,
+        *,
+        seed: int,
+        batch_size: int,
+        start_step: int = 0,
+        process: int = 0,
+        processes: int = 1,
+    ):
+        if len(source) == 0:
+            raise ValueError(f"source {source.name!r} is empty; nothing to train on")
+        if batch_size % processes:
+            raise ValueError(f"batch {batch_size} does not split over {processes} processes")
+        local = batch_size // processes
+        reader = _StreamReader(
+            source, target, config.augmentation, seed, batch_size, process * local, local, start_step
+        )
+        batches = grain.MapDataset.source(reader).batch(local, drop_remainder=True, batch_fn=_Collate(target))
+        threads = grain.ReadOptions(num_threads=4, prefetch_buffer_size=config.prefetch * local)
+        if config.workers:
+            dataset = batches.to_iter_dataset(dataclasses.replace(threads, num_threads=1, prefetch_buffer_size=1))
+            workers = grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=config.prefetch)
+            dataset = dataset.mp_prefetch(workers)
+        else:
+            per_batch = dataclasses.replace(threads, num_threads=2, prefetch_buffer_size=config.prefetch)
+            dataset = batches.to_iter_dataset(per_batch)
+        self._iterator = iter(dataset)
+
+    def __iter__(self) -> Iterator[tuple[dict[str, np.ndarray], list[Bad]]]:
+        return self
+
+    def __next__(self) -> tuple[dict[str, np.ndarray], list[Bad]]:
+        batch = next(self._iterator)
+        return batch, [Bad(**bad) for bad in json.loads(batch.pop("bad").tobytes())]
+
+    def close(self) -> None:
+        """Ends worker processes and threads."""
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
+
+
+class _StreamReader:
+    """Local position -> one sample, decoded and augmented; picklable, so that workers read it too."""
+
+    def __init__(
+        self,
+        source: Source,
+        target: Target,
+        augmentation: Augmentation,
+        seed: int,
+        batch_size: int,
+        offset: int,
+        local: int,
+        start_step: int,
+    ):
+        self._source, self._target, self._augmentation = source, target, augmentation
+        self._seed, self._batch, self._offset, self._local, self._start = seed, batch_size, offset, local, start_step
+        order = grain.MapDataset.range(len(source)).seed(seed % 2**32)
+        self._order = order.shuffle().repeat()
+        self._min_side = augmentation.min_side(target.image_size)
+
+    def __len__(self) -> int:
+        return sys.maxsize // 2
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        step, k = divmod(position, self._local)
+        index = (self._start + step) * self._batch + self._offset + k  # in the global stream
+        first = int(self._order[index])
+        bad: list[dict[str, Any]] = []
+        for neighbour in range(_NEIGHBOURS):
+            chosen = (first + neighbour) % len(self._source)
+            try:
+                sample = self._source[chosen]
+                rng = np.random.default_rng((self._seed, index))
+                image, caption = self._make(sample, rng)
+            except BadSample as error:
+                where = {"uid": self._source.uid(chosen), "shard": self._source.shard(chosen), "reason": error.reason}
+                bad.append({"index": index} | where)
+                continue
+            return {"image": image, "caption": caption, "uid": sample.uid, "bad": bad}
+        raise ValueError(
+            f"{_NEIGHBOURS} samples in a row cannot be read, from {bad[0]['shard']} to {bad[-1]['shard']}; "
+            f"the last one: {bad[-1]['reason']}"
+        )
+
+    def _make(self, sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        caption = sample.captions[int(rng.integers(len(sample.captions)))]
+        if not caption.strip():
+            raise BadSample("empty caption")
+        pixels = sample.image
+        if isinstance(pixels, bytes):
+            pixels = decode(pixels, min_side=self._min_side)
+        return augment(pixels, self._target.image_size, rng, self._augmentation), caption
+
+
+class _Collate:
+    """Samples -> one batch; captions go through the tokenizer together."""
+
+    def __init__(self, target: Target):
+        self._tokenizer = Tokenizer(target.context_length)
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        bad = [entry for sample in samples for entry in sample["bad"]]
+        return {
+            "image": np.stack([sample["image"] for sample in samples]),
+            "text": self._tokenizer([sample["caption"] for sample in samples]),
+            "uid": np.array([sample["uid"] for sample in samples], np.uint64),
+            "replaced": np.array([len(sample["bad"]) for sample in samples], np.int32),
+            "bad": np.frombuffer(json.dumps(bad).encode(), np.uint8),
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalItem:
+    """One sample as evaluation sees it: image u8[S, S, 3], all its captions, its label, its index in the source."""
+
+    index: int
+    image: np.ndarray
+    captions: tuple[str, ...]
+    label: int | None
+
+
+def eval_items(source: Source, target: Target, indices: range, *, threads: int = 4) -> Iterator[EvalItem | Bad]:
+    """The samples at `indices`, in order, without augmentation; a bad one comes as what is wrong with it."""
+    reader = _EvalReader(source, target, indices)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=64)
+    yield from grain.MapDataset.source(reader).to_iter_dataset(options)
+
+
+class _EvalReader:
+    def __init__(self, source: Source, target: Target, indices: range):
+        self._source, self._target, self._indices = source, target, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, position: int) -> EvalItem | Bad:
+        index = self._indices[position]
+        target = self._target
+        try:
+            sample = self._source[index]
+            pixels = sample.image
+            if isinstance(pixels, bytes):
+                pixels = decode(pixels, min_side=target.image_size)
+            image = preprocess(
+                pixels,
+                target.image_size,
+                resize_mode=target.resize_mode,
+                interpolation=target.interpolation,
+                fill_color=target.fill_color,
+            )
+        except BadSample as error:
+            return Bad(index=index, uid=self._source.uid(index), shard=self._source.shard(index), reason=error.reason)
+        return EvalItem(index=index, image=image, captions=sample.captions, label=sample.label)

@@ -1,0 +1,64 @@
+"""Zero-shot classification with prompt ensembles. Radford et al. 2021, section 3.1."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from clip_jax import metrics
+from clip_jax.data.digits import DigitsConfig
+from clip_jax.data.sources import SourceConfig, open_source
+from clip_jax.evals.embed import Encoder
+from clip_jax.evals.protocol import Figure, Outcome
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZeroShotConfig:
+    """source: labelled images. classes: their names, () for the source's own. templates: `{}` stands for the name."""
+
+    source: SourceConfig = DigitsConfig()
+    classes: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    limit: int = 0
+
+
+class ZeroShot:
+    """The protocol over one opened source. Raises ValueError for a source without labels, or templates without `{}`."""
+
+    def __init__(self, config: ZeroShotConfig):
+        self._config, self._source = config, open_source(config.source)
+        self._classes = config.classes or self._source.classes
+        if not self._source.classes:
+            raise ValueError(f"source {self._source.name!r} has no labels; zero-shot classification needs them")
+        if len(self._classes) != len(self._source.classes):
+            raise ValueError(
+                f"zero-shot got {len(self._classes)} class names for source {self._source.name!r}, whose labels have "
+                f"{len(self._source.classes)}"
+            )
+        if not config.templates or any("{}" not in template for template in config.templates):
+            raise ValueError(
+                f"templates {config.templates}: give at least one, each with {{}} where the class name goes"
+            )
+
+    def __call__(self, encoder: Encoder) -> Outcome:
+        """top1, top5 (from six classes on) and mean_per_class."""
+        found = encoder.source(self._source, captions=False, limit=self._config.limit)
+        labelled = found.label >= 0
+        if not labelled.any():
+            raise ValueError(f"source {self._source.name!r} gave no readable labelled image; nothing to classify")
+        weights = class_embeddings(encoder, self._classes, self._config.templates)
+        scores, labels = found.image[labelled] @ weights.T, found.label[labelled]
+        number = len(self._classes)
+        figures = {"top1": Figure(value=metrics.top_k_accuracy(scores, labels, 1), chance=1 / number)}
+        if number > 5:
+            figures["top5"] = Figure(value=metrics.top_k_accuracy(scores, labels, 5), chance=5 / number)
+        figures["mean_per_class"] = Figure(value=metrics.mean_per_class_accuracy(scores, labels), chance=1 / number)
+        counts = {"images": int(labelled.sum()), "classes": number, "unreadable": found.bad_count}
+        return Outcome(figures=figures, counts=counts)
+
+
+def class_embeddings(encoder: Encoder, classes: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+    """Per class the mean of its prompts' unit embeddings, renormalised: f32[N, E]."""
+    prompts = [template.replace("{}", name) for name in classes for template in templates]
+    mean = encoder.texts(prompts).reshape(len(classes), len(templates), -1).mean(axis=1)
+    return mean / np.linalg.norm(mean, axis=-1, keepdims=True)

@@ -1,0 +1,119 @@
+"""A whole experiment: its configuration, and everything of it but the arrays, built and checked before time is spent."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from clip_jax import sharding, tree
+from clip_jax.checkpoint import CheckpointConfig
+from clip_jax.data.glyphs import GlyphsConfig
+from clip_jax.data.pipeline import ReadConfig
+from clip_jax.data.sources import SourceConfig
+from clip_jax.evals.suite import EvalConfig
+from clip_jax.models.clip import CLIPConfig, init_params
+from clip_jax.objectives import ObjectiveConfig, check_objective
+from clip_jax.optim import OptimConfig, make_optimizer
+from clip_jax.sharding import MeshConfig
+from clip_jax.state import TrainState, new_state
+from clip_jax.step import make_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """steps: updates. batch_size: pairs a step, over all devices. log_every, eval_every: steps; the last step is always
+    logged and evaluated, and with eval_every 0 only that is evaluated. init_from: the folder of another run whose weights
+    (the average, where it has one) training starts from; position embeddings follow another image size. max_skipped: so
+    many non-finite steps in a row end the run. wandb: a project's name, "" for none.
+    """
+
+    seed: int = 0
+    steps: int = 10_000
+    batch_size: int = 1024
+    model: CLIPConfig = CLIPConfig()
+    source: SourceConfig = GlyphsConfig()
+    read: ReadConfig = ReadConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evals: Mapping[str, EvalConfig] = dataclasses.field(default_factory=dict)
+    eval_every: int = 0
+    log_every: int = 10
+    init_from: str = ""
+    max_skipped: int = 10
+    wandb: str = ""
+
+
+class Plan:
+    """Mesh, optimizer, placement and the compiled step of an experiment; holds no arrays.
+
+    Raises ValueError for whatever in the config cannot work.
+    """
+
+    def __init__(self, config: TrainConfig):
+        _check(config)
+        self.config = config
+        self.mesh = sharding.make_mesh(config.mesh)
+        sharding.split_batch(config.batch_size, self.mesh)
+        params = jax.eval_shape(lambda: init_params(config.model, jax.random.key(0)))
+        self.tx = make_optimizer(config.optim, config.steps, params)
+        placed = sharding.parameter_shardings(params, self.mesh, config.mesh)
+        shapes = jax.eval_shape(self._new_state, jax.random.key(0))
+        self.shardings = sharding.shardings_like(shapes, params, placed)
+        self.state: TrainState = jax.tree.map(
+            lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes, self.shardings
+        )
+        self.step = make_step(
+            config.model, config.objective, config.optim, self.tx, self.mesh, seed=config.seed, steps=config.steps
+        )
+
+    def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and placement of what the step takes."""
+        model, size = self.config.model, self.config.batch_size
+        side, at = model.vision_cfg.image_size, sharding.batch_sharding(self.mesh)
+        return {
+            "image": jax.ShapeDtypeStruct((size, side, side, 3), np.uint8, sharding=at),
+            "text": jax.ShapeDtypeStruct((size, model.text_cfg.context_length), np.int32, sharding=at),
+            "replaced": jax.ShapeDtypeStruct((size,), np.int32, sharding=at),
+        }
+
+    def initial_state(self) -> TrainState:
+        """Freshly initialised, each shard made where it lies."""
+        return jax.jit(self._new_state, out_shardings=self.shardings)(jax.random.key(self.config.seed))
+
+    def check_space(self, workdir: Path) -> None:
+        """Raises ValueError where the disk cannot hold the checkpoints that are kept, and one being written."""
+        number = self.config.checkpoint.keep + 1 + bool(self.config.checkpoint.best)
+        needed, free = number * tree.bytes_of(self.state), shutil.disk_usage(workdir).free
+        if needed > free:
+            raise ValueError(
+                f"{workdir} has {free / 1e9:.1f} GB free; {number} checkpoints of {needed / number / 1e9:.1f} GB need "
+                f"{needed / 1e9:.1f} GB. Free some, choose another workdir, or lower checkpoint.keep "
+                f"{self.config.checkpoint.keep}"
+            )
+
+    def _new_state(self, key: jax.Array) -> TrainState:
+        params = init_params(self.config.model, key)
+        return new_state(params, self.tx, ema=self.config.optim.ema_decay > 0)
+
+
+def _check(config: TrainConfig) -> None:
+    check_objective(config.objective)
+    for name in ("steps", "log_every", "max_skipped"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"config.{name} is {getattr(config, name)}; it must be at least 1")
+    if config.checkpoint.every < 1 or config.checkpoint.keep < 1:
+        raise ValueError(f"config.checkpoint {config.checkpoint}: every and keep must be at least 1")
+    if config.checkpoint.best and config.checkpoint.best.split("/")[0] not in config.evals:
+        raise ValueError(
+            f"checkpoint.best {config.checkpoint.best!r} names no evaluation; evals are {sorted(config.evals)}, and a "
+            "metric reads like 'val/text_to_image_r1'"
+        )
+    if not 0 <= config.optim.ema_decay < 1:
+        raise ValueError(f"optim.ema_decay {config.optim.ema_decay} is not in [0, 1)")
+    if not config.optim.lr > 0:
+        raise ValueError(f"optim.lr {config.optim.lr} is not positive")

@@ -1,0 +1,115 @@
+"""Run folders as models: whose they are, and the weights of a checkpoint, placed on the devices there are."""
+
+import dataclasses
+import functools
+import json
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from jax.sharding import Mesh
+
+from clip_jax import sharding, tree
+from clip_jax.checkpoint import Checkpoints
+from clip_jax.experiment import Plan, TrainConfig
+from clip_jax.models.clip import abstract_params, adapt_positions
+from clip_jax.plain import from_json, to_dict
+from clip_jax.run_folder import CHECKPOINTS, CONFIG
+from clip_jax.sharding import MeshConfig
+from clip_jax.state import TrainState, new_state
+
+_log = logging.getLogger(__name__)
+
+Weights = Literal["auto", "ema", "raw"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadedRun:
+    """A run's config, the weights at `step`, and where they lie. weights: "ema" or "raw"."""
+
+    config: TrainConfig
+    params: Any
+    mesh: Mesh
+    step: int
+    weights: str
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """The experiment of a run folder. Raises FileNotFoundError for a folder that is no run's."""
+    file = folder / CONFIG
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} is no run folder: it has no {CONFIG}")
+    return from_json(TrainConfig, file.read_text(), str(file))
+
+
+def claim(folder: Path, config: TrainConfig) -> None:
+    """Writes config.json. A run that goes on may differ from how it began, with a notice; but not in its model.
+
+    Raises ValueError where the folder's checkpoints are of another model.
+    """
+    file = folder / CONFIG
+    new = to_dict(config)
+    if file.is_file() and any((folder / CHECKPOINTS).glob("[0-9]*")):
+        old = to_dict(read_config(folder))
+        if old["model"] != new["model"]:
+            raise ValueError(f"{folder} holds a run of another model; choose another workdir, or use config.init_from")
+        for key in (key for key in new if old[key] != new[key]):
+            _log.warning("this run began with %s = %s; it goes on with %s", key, old[key], new[key])
+    if jax.process_index() == 0:
+        file.write_text(json.dumps(new, indent=2) + "\n")
+
+
+def load_run(folder: Path, *, weights: Weights = "auto", step: int | None = None) -> LoadedRun:
+    """The weights of a run's best checkpoint (config.checkpoint.best), else its newest, or of the one at `step`.
+
+    weights: "auto" takes the average where the run keeps one. They are copied to all devices. Raises
+    FileNotFoundError without a checkpoint, ValueError for a step or an average that is not there.
+    """
+    config = read_config(folder)
+    mesh = sharding.make_mesh(MeshConfig())
+    if not (folder / CHECKPOINTS).is_dir():
+        raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first")
+    checkpoints = Checkpoints(folder / CHECKPOINTS, config.checkpoint)
+    try:
+        steps = checkpoints.steps()
+        chosen = checkpoints.best() if step is None else step
+        if chosen is None:
+            raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first")
+        if chosen not in steps:
+            raise ValueError(f"{folder} has no checkpoint at step {chosen}; there are {steps}")
+        has_ema = config.optim.ema_decay > 0
+        if weights == "ema" and not has_ema:
+            raise ValueError(f"{folder} keeps no average (optim.ema_decay is 0); use raw weights")
+        ema = has_ema and weights != "raw"
+        at = sharding.replicated(mesh)
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), abstract_params(config.model)
+        )
+        params = checkpoints.restore_params(abstract, chosen, ema=ema)
+    finally:
+        checkpoints.close()
+    return LoadedRun(config=config, params=params, mesh=mesh, step=chosen, weights="ema" if ema else "raw")
+
+
+def state_from_run(plan: Plan, folder: Path) -> TrainState:
+    """A fresh state at step 0 whose weights are another run's; position embeddings follow the image size.
+
+    Raises ValueError that lists the parameters that do not fit.
+    """
+    params = adapt_positions(load_run(folder).params, plan.config.model)
+    wanted = dict(zip(tree.paths(plan.state.params), jax.tree.leaves(plan.state.params), strict=True))
+    given = dict(zip(tree.paths(params), jax.tree.leaves(params), strict=True))
+    wrong = [
+        f"{path}: {_shape(given.get(path))} there, {_shape(wanted.get(path))} here"
+        for path in sorted(wanted.keys() | given.keys())
+        if _shape(given.get(path)) != _shape(wanted.get(path))
+    ]
+    if wrong:
+        raise ValueError(f"init_from {folder} holds another model:\n  " + "\n  ".join(wrong[:20]))
+    fresh = functools.partial(new_state, tx=plan.tx, ema=plan.config.optim.ema_decay > 0)
+    return jax.jit(fresh, out_shardings=plan.shardings)(params)
+
+
+def _shape(leaf: Any) -> tuple[int, ...] | str:
+    return "absent" if leaf is None else tuple(leaf.shape)

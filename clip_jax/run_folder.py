@@ -1,0 +1,90 @@
+"""The folder of a run: what lies in it, and who may write there.
+
+config.json        the experiment            checkpoints/       Orbax
+metrics.jsonl      a row each log_every steps and each evaluation; the same bytes however often the run was interrupted
+timing.jsonl       speed, loader wait, memory: true of the machine, not of the experiment
+bad_samples.jsonl  each replaced sample: step, uid, shard, reason (bad_samples.N.jsonl by process N)
+tensorboard/       event files               evaluation.json    the last evaluation       pictures.npz, report.html
+"""
+
+import collections
+import fcntl
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from clip_jax.data.pipeline import Bad
+from clip_jax.writers import JsonlWriter, TensorBoardWriter, WandbWriter, Writer
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"
+EVALUATION = "evaluation.json"
+PICTURES = "pictures.npz"
+REPORT = "report.html"
+
+
+class Lock:
+    """Keeps two runs out of one folder. Raises ValueError where another process holds it; freed when the process ends."""
+
+    def __init__(self, workdir: Path):
+        self._file = (workdir / ".lock").open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise ValueError(f"another run is writing to {workdir}; wait for it, or choose another workdir") from error
+
+    def close(self) -> None:
+        """Lets the next one in."""
+        self._file.close()
+
+
+class Records:
+    """All that a run writes down while it trains, from step `start` on; only process 0 writes figures."""
+
+    def __init__(self, workdir: Path, start: int, *, wandb: str = ""):
+        process = jax.process_index()
+        self._first = process == 0
+        name = "bad_samples.jsonl" if self._first else f"bad_samples.{process}.jsonl"
+        self._bad = JsonlWriter(workdir / name, start)
+        self._bad_shards: collections.Counter[str] = collections.Counter()
+        self._metrics: list[Writer] = []
+        self._timing: list[Writer] = []
+        if self._first:
+            shared: list[Writer] = [TensorBoardWriter(workdir / "tensorboard", start)]
+            if wandb:
+                shared.append(WandbWriter(wandb, workdir))
+            self._metrics = [JsonlWriter(workdir / METRICS, start), *shared]
+            self._timing = [JsonlWriter(workdir / TIMING, start), *shared]
+
+    def metrics(self, step: int, figures: Mapping[str, float]) -> None:
+        """What is true of the experiment."""
+        for writer in self._metrics:
+            writer.write(step, figures)
+
+    def timing(self, step: int, figures: Mapping[str, float]) -> None:
+        """What is true of the machine."""
+        for writer in self._timing:
+            writer.write(step, figures)
+
+    def bad(self, step: int, samples: Sequence[Bad]) -> None:
+        """Samples that were replaced in the batch of step `step`."""
+        for sample in samples:
+            self._bad_shards[sample.shard] += 1
+            row: dict[str, Any] = {"uid": f"{sample.uid:016x}", "shard": sample.shard, "reason": sample.reason}
+            self._bad.write(step, row)
+
+    def worst_shards(self) -> str:
+        """The shards with the most replaced samples on this process, for an error message."""
+        return (
+            ", ".join(f"{shard} ({count})" for shard, count in self._bad_shards.most_common(5)) or "on other processes"
+        )
+
+    def close(self) -> None:
+        """Flushes and closes all."""
+        for writer in {id(w): w for w in (*self._metrics, *self._timing, self._bad)}.values():
+            writer.close()

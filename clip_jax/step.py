@@ -1,0 +1,78 @@
+"""One training step, as one compiled function of (state, batch)."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from clip_jax.models.clip import MAX_LOGIT_SCALE, CLIPConfig, bind
+from clip_jax.objectives import ObjectiveConfig, objective
+from clip_jax.optim import OptimConfig, learning_rate, trained_mask, update_ema
+from clip_jax.state import TrainState
+
+Batch = dict[str, jax.Array]
+
+
+def make_step(
+    model: CLIPConfig,
+    goal: ObjectiveConfig,
+    optim: OptimConfig,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    seed: int,
+    steps: int,
+) -> Any:
+    """jit of (state, batch) -> (state, metrics); the state's buffers are given up to the result.
+
+    batch: image u8[B@(data, fsdp), S, S, 3], text i32[B@(data, fsdp), L], replaced i32[B@(data, fsdp)].
+    metrics: f32[] each: loss, the raw value of each term, grad_norm, logit_scale (the factor, not its log), lr, skipped,
+    skipped_in_row, replaced. A step whose loss or gradient is not finite leaves all but the counters as they were.
+    """
+    rate = learning_rate(optim, steps)
+
+    def loss_of(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+        clip = bind(model, params)
+        image = clip.encode_image(batch["image"], dropout_key=key)
+        text = clip.encode_text(batch["text"])
+        scale = clip.scale()
+        total, raw = objective(goal, mesh, image, text, scale)
+        return total, {"loss": total, "logit_scale": scale} | raw
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        (loss, values), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch, key)
+        norm = _norm_of_trained(optim, grads)
+        good = jnp.isfinite(loss) & jnp.isfinite(norm)
+
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params = params | {"logit_scale": jnp.clip(params["logit_scale"], 0, MAX_LOGIT_SCALE)}
+        ema = None if state.ema is None else update_ema(optim, state.ema, params, state.step)
+
+        def keep(new: Any, old: Any) -> Any:
+            return jax.tree.map(functools.partial(jnp.where, good), new, old)
+
+        after = TrainState(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            opt_state=keep(opt_state, state.opt_state),
+            ema=keep(ema, state.ema),
+            skipped=state.skipped + ~good,
+            skipped_in_row=jnp.where(good, 0, state.skipped_in_row + 1),
+            replaced=state.replaced + batch["replaced"].sum(),
+        )
+        counters = {name: getattr(after, name) for name in ("skipped", "skipped_in_row", "replaced")}
+        values |= {"grad_norm": norm, "lr": rate(state.step - state.skipped)} | counters
+        return after, {name: value.astype(jnp.float32) for name, value in values.items()}
+
+    return step
+
+
+def _norm_of_trained(optim: OptimConfig, grads: Any) -> jax.Array:
+    trained = trained_mask(optim, grads)
+    return optax.global_norm([g for g, t in zip(jax.tree.leaves(grads), jax.tree.leaves(trained), strict=True) if t])

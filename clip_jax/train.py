@@ -1,0 +1,249 @@
+"""The train loop: one for every kind of training, resumable at every step."""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from clip_jax import sharding
+from clip_jax.checkpoint import Checkpoints
+from clip_jax.data.pipeline import TrainStream
+from clip_jax.data.source import Source
+from clip_jax.data.sources import open_source
+from clip_jax.evals.embed import Encoder, eval_target
+from clip_jax.evals.protocol import Evaluation
+from clip_jax.evals.suite import flat_figures, open_evaluations, run_evaluations
+from clip_jax.experiment import Plan, TrainConfig
+from clip_jax.load import claim, state_from_run
+from clip_jax.models.flops import PEAK_FLOPS, train_flops_per_pair
+from clip_jax.run_folder import CHECKPOINTS, Lock, Records
+from clip_jax.state import TrainState
+from clip_jax.writers import Progress
+
+_log = logging.getLogger(__name__)
+_FEW_BAD = 10  # so many replaced samples never stop a run, however small their share allowed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finished:
+    """step: where training stands. complete: whether that is the end, and not a signal's doing. figures: the last
+    evaluation, `name/figure` -> value. pairs_per_second: over the last steps."""
+
+    step: int
+    complete: bool
+    figures: dict[str, float]
+    pairs_per_second: float
+
+
+def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = lambda step: False) -> Finished:
+    """Trains until `config.steps`, or until `stop(step)` is true after a step; goes on from the workdir's newest
+    checkpoint, where it has one.
+
+    Raises ValueError or FileNotFoundError for a config that cannot work, before the first step; RuntimeError where too
+    many steps in a row are not finite, too many samples cannot be read, or the last checkpoint cannot be written.
+    """
+    plan = Plan(config)
+    source, evaluations = open_source(config.source), open_evaluations(config.evals)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            stack.enter_context(contextlib.closing(Lock(workdir)))
+        plan.check_space(workdir)
+        claim(workdir, config)
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / CHECKPOINTS, config.checkpoint)))
+        state = checkpoints.restore(plan.state) or _first_state(plan)
+        start = int(state.step)
+        if start >= config.steps:
+            _log.info("nothing left to train: %s stands at step %d of %d", workdir, start, config.steps)
+            return Finished(step=start, complete=True, figures={}, pairs_per_second=0.0)
+        if start:
+            _log.info("going on from the checkpoint at step %d", start)
+        records = stack.enter_context(contextlib.closing(Records(workdir, start, wandb=config.wandb)))
+        return _Loop(plan, source, evaluations, checkpoints, records).run(state, start, stop)
+
+
+def _first_state(plan: Plan) -> TrainState:
+    return state_from_run(plan, Path(plan.config.init_from)) if plan.config.init_from else plan.initial_state()
+
+
+class _Loop:
+    def __init__(
+        self,
+        plan: Plan,
+        source: Source,
+        evaluations: Mapping[str, Evaluation],
+        checkpoints: Checkpoints,
+        records: Records,
+    ):
+        self._plan, self._config, self._source = plan, plan.config, source
+        self._evaluations, self._checkpoints, self._records = evaluations, checkpoints, records
+        self._clock = _Clock(plan)
+
+    def run(self, state: TrainState, start: int, stop: Callable[[int], bool]) -> Finished:
+        config, mesh = self._config, self._plan.mesh
+        figures: dict[str, float] = {}
+        running: tuple[int, Any] | None = (
+            None  # the newest step and its metrics, fetched once the next one is dispatched
+        )
+        step, stopping = start, False
+        stream = self._stream(start)
+        progress = Progress(config.steps, start, config.batch_size, silent=jax.process_index() > 0)
+        try:
+            while step < config.steps and not stopping:
+                with self._clock.waiting():
+                    batch, bad = next(stream)
+                self._records.bad(step, bad)
+                batch.pop("uid")
+                state, metrics = self._plan.step(state, sharding.to_global(batch, mesh))
+                if running:
+                    self._report(*running, progress)
+                step += 1
+                running = (step, metrics)
+                stopping = stop(step)
+                last = step == config.steps
+                evaluates = last or (bool(config.eval_every) and step % config.eval_every == 0)
+                if evaluates or stopping or step % config.checkpoint.every == 0:
+                    self._report(*running, progress)
+                    running = None
+                    with self._clock.paused():
+                        if evaluates:
+                            figures = self._evaluate(state, step, progress)
+                        self._save(state, figures if evaluates else {}, progress)
+            self._finish_saving(step)
+        finally:
+            stream.close()
+            progress.close()
+        rate = self._clock.pairs_per_second
+        return Finished(step=step, complete=step == config.steps, figures=figures, pairs_per_second=rate)
+
+    def _stream(self, start: int) -> TrainStream:
+        config = self._config
+        return TrainStream(
+            self._source,
+            eval_target(config.model),
+            config.read,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            start_step=start,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+        )
+
+    def _report(self, step: int, metrics: Any, progress: Progress) -> None:
+        figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._clock.tick()
+        progress.update(step, figures["loss"], self._clock.pairs_per_second, self._clock.wait_share)
+        if step % self._config.log_every == 0 or step == self._config.steps:
+            self._records.metrics(step, figures)
+            self._records.timing(step, self._clock.figures())
+        if not math.isfinite(figures["loss"]) or figures["skipped_in_row"]:
+            progress.say(f"step {step}: loss or gradient not finite; step skipped ({figures['skipped']:.0f} so far)")
+        if figures["skipped_in_row"] >= self._config.max_skipped:
+            raise RuntimeError(
+                f"{figures['skipped_in_row']:.0f} steps in a row up to step {step} had a loss or gradient that is not "
+                f"finite; lower optim.lr {self._config.optim.lr}, set optim.clip_norm, or look at the data"
+            )
+        drawn = step * self._config.batch_size
+        if figures["replaced"] > max(_FEW_BAD, self._config.read.max_bad_share * drawn):
+            raise RuntimeError(
+                f"{figures['replaced']:.0f} of {drawn} samples could not be read, more than read.max_bad_share "
+                f"{self._config.read.max_bad_share:.1%}; worst: {self._records.worst_shards()}. "
+                "bad_samples.jsonl names each"
+            )
+
+    def _evaluate(self, state: TrainState, step: int, progress: Progress) -> dict[str, float]:
+        weights = state.params if state.ema is None else state.ema
+        encoder = Encoder(self._config.model, weights, self._plan.mesh)
+        figures = flat_figures(run_evaluations(self._evaluations, encoder))
+        if figures:
+            self._records.metrics(step, figures)
+            shown = "  ".join(
+                f"{name} {100 * value:.1f}%" for name, value in figures.items() if name.endswith(("_r1", "top1"))
+            )
+            progress.say(f"step {step:,}: {shown}")
+        return figures
+
+    def _save(self, state: TrainState, figures: dict[str, float], progress: Progress) -> None:
+        try:
+            self._checkpoints.save(state, figures)
+        except OSError as error:  # a full disk must not end days of training: the next save may find room
+            progress.say(f"a checkpoint could not be written ({error}); training goes on without it")
+
+    def _finish_saving(self, step: int) -> None:
+        try:
+            self._checkpoints.wait()
+        except OSError as error:
+            raise RuntimeError(
+                f"the last checkpoint, at step {step}, could not be written: {error}. Free some space and run the same "
+                f"command again; it goes on from step {max(self._checkpoints.steps(), default=0)}"
+            ) from error
+
+
+class _Clock:
+    """Wall time of steps: how fast, how much of it waiting for the loader; evaluation and saving left out."""
+
+    def __init__(self, plan: Plan):
+        self._pairs = plan.config.batch_size
+        devices = plan.mesh.devices
+        self._flops = train_flops_per_pair(plan.config.model) / devices.size
+        self._peak = PEAK_FLOPS.get(devices.flat[0].device_kind)
+        self._last = time.perf_counter()
+        self._ticks, self._waited = 0, 0.0
+        self._seconds = self.wait_share = 0.0
+
+    @property
+    def pairs_per_second(self) -> float:
+        """A moving average; 0 until the second step, for the first holds the compilation."""
+        return self._pairs / self._seconds if self._seconds else 0.0
+
+    def waiting(self) -> "_Pause":
+        """Context: time waiting for the loader."""
+        return _Pause(self, counts=True)
+
+    def paused(self) -> "_Pause":
+        """Context: time that is no step's."""
+        return _Pause(self, counts=False)
+
+    def tick(self) -> None:
+        """A step has ended."""
+        now = time.perf_counter()
+        seconds = max(now - self._last, 1e-9)
+        if self._ticks:
+            weight = max(1 / self._ticks, 0.02)
+            self._seconds += weight * (seconds - self._seconds)
+            self.wait_share += weight * (min(self._waited / seconds, 1.0) - self.wait_share)
+        self._last, self._waited = now, 0.0
+        self._ticks += 1
+
+    def figures(self) -> dict[str, float]:
+        """pairs_per_second, step_seconds, loader_wait (share), tflops (model FLOP/s a device / 1e12), mfu where the
+        device's peak is known."""
+        tflops = self._flops * self.pairs_per_second / 1e12
+        known = {"mfu": tflops * 1e12 / self._peak} if self._peak else {}
+        return {
+            "pairs_per_second": self.pairs_per_second,
+            "step_seconds": self._seconds,
+            "loader_wait": self.wait_share,
+            "tflops_per_device": tflops,
+        } | known
+
+
+class _Pause:
+    def __init__(self, clock: _Clock, *, counts: bool):
+        self._clock, self._counts = clock, counts
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        spent = time.perf_counter() - self._began
+        if self._counts:
+            self._clock._waited += spent
+        else:
+            self._clock._last += spent

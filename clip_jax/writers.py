@@ -1,0 +1,152 @@
+"""Where a run's figures go: metrics.jsonl, TensorBoard, W&B, and the progress line on the terminal."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+_log = logging.getLogger(__name__)
+
+
+class Writer(Protocol):
+    """Takes the figures of a step."""
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonlWriter:
+    """One JSON object a line, flushed line by line. On opening, lines after `step` are cut off: a resumed run writes them
+    again, and the file is that of a run without interruption."""
+
+    def __init__(self, path: Path, step: int):
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        path.write_bytes(b"".join(line + b"\n" for line in kept))
+        self._file = path.open("a")
+
+    def write(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Appends {"step": step, **figures}; non-finite figures as null, since JSON has no others."""
+        row = {key: _finite(value) for key, value in figures.items()}
+        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _step_of(line: bytes) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+class TensorBoardWriter:
+    """Event files that `tensorboard --logdir` reads; a resumed run hides what it writes again."""
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """One scalar a figure."""
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        self._writer.close()
+
+
+class WandbWriter:
+    """Weights & Biases; needs `pip install clip_jax[wandb]`. The run id is the folder's name, so that a resumed run goes on."""
+
+    def __init__(self, project: str, workdir: Path):
+        try:
+            import wandb  # pyright: ignore[reportMissingImports]  (an optional extra)
+        except ImportError as error:
+            raise ValueError(
+                "wandb is not installed; `pip install clip_jax[wandb]`, or leave config.wandb empty"
+            ) from error
+        self._run = wandb.init(project=project, id=workdir.absolute().name, resume="allow", dir=str(workdir))
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """One row."""
+        self._run.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        """Ends the run."""
+        self._run.finish()
+
+
+class Progress:
+    """The line that moves: step, loss, pairs/s, loader wait, ETA. On a terminal it is redrawn, in a log file it is printed
+    every `every` seconds; silent says nothing at all."""
+
+    def __init__(
+        self,
+        total: int,
+        start: int,
+        pairs_per_step: int,
+        *,
+        silent: bool = False,
+        every: float = 20.0,
+        console: Console | None = None,
+    ):
+        self._total, self._start, self._pairs, self._every = total, start, pairs_per_step, every
+        self._console = console or Console(stderr=True, quiet=silent)
+        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+        self._printed = -math.inf
+        if self._live:
+            self._live.start()
+        self.say(f"training steps {start + 1:,} to {total:,}; the first one compiles")
+
+    def update(self, step: int, loss: float, pairs_per_second: float, wait_share: float) -> None:
+        """After step `step`; wait_share: of the time that was spent waiting for the loader, in [0, 1]."""
+        line = self._line(step, loss, pairs_per_second, wait_share)
+        if self._live:
+            self._live.update(Text(line), refresh=True)
+        elif time.monotonic() - self._printed >= self._every or step == self._total:
+            self._printed = time.monotonic()
+            self.say(line)
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the progress line."""
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._live:
+            self._live.stop()
+
+    def _line(self, step: int, loss: float, pairs_per_second: float, wait_share: float) -> str:
+        width = 20
+        done = round(width * step / max(self._total, 1))
+        bar = "━" * done + "╌" * (width - done)
+        eta = clock((self._total - step) * self._pairs / pairs_per_second) if pairs_per_second else "--:--"
+        return (
+            f"{bar} step {step:,}/{self._total:,}  loss {loss:.3f}  {pairs_per_second:,.0f} pairs/s  "
+            f"loader wait {wait_share:.0%}  ETA {eta}"
+        )
+
+
+def clock(seconds: float) -> str:
+    """75 -> "1:15"; 3675 -> "1:01:15"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,54 @@
+"""The embedded drawings on two cores in minutes: what `make quickstart` trains."""
+
+from ml_collections import ConfigDict
+
+from clip_jax.data.digits import DigitsConfig
+from clip_jax.data.glyphs import GlyphsConfig
+from clip_jax.evals.retrieval import RetrievalConfig
+from clip_jax.evals.showcase import ShowcaseConfig
+from clip_jax.evals.zero_shot import ZeroShotConfig
+from configs.base import get_config as base
+from configs.base import part
+
+QUERIES = (
+    "a red heart on white",
+    "a blue heart on white",
+    "a green tree on white",
+    "a yellow star on black",
+    "a camera",
+    "an airplane",
+    "a bicycle",
+    "a house with a plus sign",
+    "a purple cloud",
+    "an orange bell on white",
+    "a black cat on white",
+    "a folder in a circle",
+)
+
+
+def get_config(model: str = "tiny") -> ConfigDict:
+    """`model`: an open_clip name."""
+    config = base(model)
+    config.steps = 1200
+    config.batch_size = 256
+    config.source = part(GlyphsConfig(split="train"))
+    config.read.workers = 0
+    config.optim.lr = 1e-3
+    config.optim.warmup_steps = 100
+    config.optim.weight_decay = 0.1
+    config.optim.clip_norm = 1.0
+    config.optim.ema_decay = 0.99
+    config.checkpoint.every = 200
+    config.eval_every = 200
+    config.evals = {
+        "validation": part(RetrievalConfig(source=GlyphsConfig(split="validation", limit=300), first_caption=True)),
+        "other_designers": part(RetrievalConfig(source=GlyphsConfig(split="designers", limit=500), first_caption=True)),
+        "held_out_concepts": part(
+            RetrievalConfig(source=GlyphsConfig(split="concepts", limit=500), first_caption=True)
+        ),
+        "digits": part(
+            ZeroShotConfig(source=DigitsConfig(), templates=("the number {}", "a {}", "a black {} on white"))
+        ),
+        "gallery": part(ShowcaseConfig(source=GlyphsConfig(split="designers", limit=500), queries=QUERIES)),
+    }
+    return config
