@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from clip_jax.state import TrainState
@@ -43,7 +44,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=managers.AnyPreservationPolicy(policies), best_fn=metric if config.best else None
         )
-        self._config = config
+        self._config, self._folder = config, folder
         self._manager = ocp.CheckpointManager(folder.absolute(), item_names=_ITEMS, options=options)
 
     def steps(self) -> list[int]:
@@ -71,7 +72,8 @@ class Checkpoints:
     def restore(self, abstract: TrainState, step: int | None = None) -> TrainState | None:
         """The newest checkpoint that is whole, or None where there is none; `abstract` gives shapes and placement.
 
-        A damaged one is reported and the one before it read. Raises ValueError where all are damaged, or where the
+        A damaged one is reported and the one before it read; it is moved to `damaged/` beside the folder, out of the way of
+        the checkpoint that will be written at its step. Raises ValueError where all are damaged, or where the
         checkpoint is that of another model or optimizer.
         """
         steps = [step] if step is not None else sorted(self._manager.all_steps(), reverse=True)
@@ -84,6 +86,7 @@ class Checkpoints:
             except _Damaged as damage:
                 _log.warning("checkpoint at step %d is damaged and was passed over: %s", candidate, damage)
                 continue
+            self._set_aside([damaged for damaged in steps if damaged > candidate])
             return TrainState(params=found["params"], ema=found.get("ema"), **found["rest"])
         if steps:
             raise ValueError(
@@ -110,6 +113,17 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, then lets go of the folder."""
         self._manager.close()
+
+    def _set_aside(self, steps: list[int]) -> None:
+        if steps and jax.process_index() == 0:
+            aside = self._folder.parent / "damaged"
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                number = len(list(aside.glob(f"{step}*")))
+                (self._folder / str(step)).rename(aside / (f"{step}.{number}" if number else str(step)))
+        if steps:
+            multihost_utils.sync_global_devices("damaged checkpoints are out of the way")
+            self._manager.reload()
 
     def _read(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
         args = {name: ocp.args.StandardRestore(abstract) for name, abstract in items.items()}

@@ -68,7 +68,14 @@ class Plan:
             lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes, self.shardings
         )
         self.step = make_step(
-            config.model, config.objective, config.optim, self.tx, self.mesh, seed=config.seed, steps=config.steps
+            config.model,
+            config.objective,
+            config.optim,
+            self.tx,
+            self.mesh,
+            shardings=self.shardings,
+            seed=config.seed,
+            steps=config.steps,
         )
 
     def batch(self) -> dict[str, jax.ShapeDtypeStruct]:

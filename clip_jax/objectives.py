@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from clip_jax.losses.contrastive import info_nce
@@ -38,5 +39,5 @@ def objective(
         return {name: LOSSES[name](image, text, scale, axes=BATCH) for name in config.weights}
 
     raw = jax.shard_map(terms, mesh=mesh, in_specs=(rows, rows, whole), out_specs=whole)(image, text, scale)
-    total = sum(config.weights[name] * value for name, value in raw.items())
+    total = sum((config.weights[name] * value for name, value in raw.items()), jnp.zeros((), jnp.float32))
     return total, raw

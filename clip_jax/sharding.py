@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ class MeshConfig:
     rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh (data, fsdp) over `devices`, by default all of them.
 
     Raises ValueError where the sizes do not multiply to the number of devices.
@@ -58,6 +59,16 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on each device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def keep_batch_cut(x: jax.Array) -> jax.Array:
+    """[B, ...] as it is, its placement [B@(data, fsdp), ...] fixed where a mesh is set, for it and its gradient.
+
+    Left to itself, the compiler sometimes cuts activations along features, as the weights are, and pays with all-to-alls.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH))
 
 
 def parameter_shardings(params: Any, mesh: Mesh, config: MeshConfig) -> Any:

@@ -23,11 +23,13 @@ def make_step(
     tx: optax.GradientTransformation,
     mesh: Mesh,
     *,
+    shardings: Any,
     seed: int,
     steps: int,
 ) -> Any:
     """jit of (state, batch) -> (state, metrics); the state's buffers are given up to the result.
 
+    shardings: where each leaf of the state lies, before and after.
     batch: image u8[B@(data, fsdp), S, S, 3], text i32[B@(data, fsdp), L], replaced i32[B@(data, fsdp)].
     metrics: f32[] each: loss, the raw value of each term, grad_norm, logit_scale (the factor, not its log), lr, skipped,
     skipped_in_row, replaced. A step whose loss or gradient is not finite leaves all but the counters as they were.
@@ -36,13 +38,14 @@ def make_step(
 
     def loss_of(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
         clip = bind(model, params)
-        image = clip.encode_image(batch["image"], dropout_key=key)
-        text = clip.encode_text(batch["text"])
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            image = clip.encode_image(batch["image"], dropout_key=key)
+            text = clip.encode_text(batch["text"])
         scale = clip.scale()
         total, raw = objective(goal, mesh, image, text, scale)
         return total, {"loss": total, "logit_scale": scale} | raw
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         (loss, values), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch, key)
@@ -50,7 +53,7 @@ def make_step(
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
         params = params | {"logit_scale": jnp.clip(params["logit_scale"], 0, MAX_LOGIT_SCALE)}
         ema = None if state.ema is None else update_ema(optim, state.ema, params, state.step)
 
@@ -75,4 +78,4 @@ def make_step(
 
 def _norm_of_trained(optim: OptimConfig, grads: Any) -> jax.Array:
     trained = trained_mask(optim, grads)
-    return optax.global_norm([g for g, t in zip(jax.tree.leaves(grads), jax.tree.leaves(trained), strict=True) if t])
+    return optax.tree.norm([g for g, t in zip(jax.tree.leaves(grads), jax.tree.leaves(trained), strict=True) if t])

@@ -1,6 +1,5 @@
 """clip-jax evaluate: a run's checkpoint through its evaluations, as a table and JSON."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ from absl import flags
 from rich.console import Console
 
 from clip_jax.cli.configs import define_config_flag, parse, to_dataclass
+from clip_jax.cli.start import start
 from clip_jax.evals.embed import Encoder
 from clip_jax.evals.suite import open_evaluations, run_evaluations, table, write_json
 from clip_jax.load import load_run
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     folders = parse(values, argv, USAGE)
     if len(folders) != 1:
         raise ValueError(f"give one run folder, got {folders or 'none'}; see clip-jax evaluate --help")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    start()
     folder = Path(folders[0])
     run = load_run(folder, weights=weights.value, step=step.value)
     evals = run.config.evals if config_flag.value is None else to_dataclass(config_flag.value).evals

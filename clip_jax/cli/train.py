@@ -1,6 +1,5 @@
 """clip-jax train: from a config and a folder to a trained model."""
 
-import logging
 from pathlib import Path
 
 import jax
@@ -9,6 +8,7 @@ from rich.console import Console
 
 from clip_jax.cli.configs import define_config_flag, parse, to_dataclass
 from clip_jax.cli.dry_run import print_plan
+from clip_jax.cli.start import start
 from clip_jax.experiment import Plan
 from clip_jax.preemption import StopSignal
 from clip_jax.train import train
@@ -37,8 +37,7 @@ def main(argv: list[str]) -> int:
     if config_flag.value is None or (workdir_flag.value is None and not dry_run.value):
         raise ValueError("give --config and --workdir; see clip-jax train --help")
     config = to_dataclass(config_flag.value)
-    _start_logging()
-    _start_processes(coordinator.value, processes.value, process.value)
+    start(coordinator=coordinator.value, processes=processes.value, process=process.value)
     if dry_run.value:
         print_plan(Plan(config), Console())
         return 0
@@ -48,18 +47,3 @@ def main(argv: list[str]) -> int:
         what = "finished" if done.complete else "stopped, saved; the same command goes on"
         print(f"{what} at step {done.step:,} of {config.steps:,}; everything is in {workdir}")
     return 0
-
-
-def _start_logging() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("clip_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)
-
-
-def _start_processes(coordinator: str, processes: int, process: int) -> None:
-    if coordinator == "auto":
-        jax.distributed.initialize()
-    elif coordinator:
-        if jax.config.jax_platforms == "cpu":
-            jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(coordinator, processes, process)

@@ -11,6 +11,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from clip_jax.data.images import Augmentation, augment, decode, preprocess
 from clip_jax.data.source import BadSample, Sample, Source
@@ -85,6 +86,8 @@ class TrainStream:
         batches = grain.MapDataset.source(reader).batch(local, drop_remainder=True, batch_fn=_Collate(target))
         threads = grain.ReadOptions(num_threads=4, prefetch_buffer_size=config.prefetch * local)
         if config.workers:
+            if not flags.FLAGS.is_parsed():  # Grain reads its own flags when it starts workers; without absl.app none is set
+                flags.FLAGS.mark_as_parsed()
             dataset = batches.to_iter_dataset(dataclasses.replace(threads, num_threads=1, prefetch_buffer_size=1))
             workers = grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=config.prefetch)
             dataset = dataset.mp_prefetch(workers)

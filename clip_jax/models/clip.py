@@ -72,7 +72,9 @@ class CLIP(nnx.Module):
 
 def normalize_pixels(images: jax.Array, config: PreprocessConfig) -> jax.Array:
     """u8[..., 3] -> f32[..., 3]: (x / 255 - mean) / std."""
-    mean, std = jnp.asarray(config.mean, jnp.float32), jnp.asarray(config.std, jnp.float32)
+    mean, std = (
+        jnp.broadcast_to(jnp.asarray(channels, jnp.float32), images.shape) for channels in (config.mean, config.std)
+    )
     return (images.astype(jnp.float32) / jnp.float32(255) - mean) / std
 
 

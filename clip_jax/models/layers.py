@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from clip_jax.sharding import keep_batch_cut
+
 _POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "block": None}
 
 
@@ -27,8 +29,10 @@ class Linear(nnx.Module):
         dimensions is an order of magnitude slower on CPU, and nowhere faster.
         """
         kernel = self.kernel[...].astype(x.dtype)
-        y = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        y = keep_batch_cut(x.reshape(-1, x.shape[-1])) @ kernel
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype)[None]
+        return keep_batch_cut(y).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class LayerNorm(nnx.Module):
@@ -43,8 +47,8 @@ class LayerNorm(nnx.Module):
         x32 = x.astype(jnp.float32)
         centred = x32 - x32.mean(-1, keepdims=True)
         variance = jnp.square(centred).mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + 1e-5) * self.scale[...] + self.bias[...]
-        return y.astype(x.dtype)
+        scale, bias = (jnp.broadcast_to(vector[...], x.shape) for vector in (self.scale, self.bias))
+        return (centred * jax.lax.rsqrt(variance + 1e-5) * scale + bias).astype(x.dtype)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:

@@ -44,7 +44,8 @@ class TextTransformer(nnx.Module):
     def __call__(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """i32[B, L] -> [B, E] in `dtype`; pooled at the highest token id, which is the end-of-text token."""
         x = self.token_embedding[...][tokens].astype(dtype)
-        x = run_blocks(self.blocks, x + self.positional_embedding[: tokens.shape[1]].astype(dtype), self.running)
+        x = x + self.positional_embedding[None, : tokens.shape[1]].astype(dtype)
+        x = run_blocks(self.blocks, x, self.running)
         end = tokens.argmax(axis=-1)[:, None, None]
         x = jnp.take_along_axis(x, end, axis=1)[:, 0]
         return self.proj(self.ln_final(x))

@@ -47,7 +47,7 @@ class VisionTransformer(nnx.Module):
         """[B, S, S, 3], normalised -> [B, E]. S: image_size. dropout_key: turns patch dropout on (training)."""
         x = self.patch_embedding(patchify(images, self.config.patch_size))
         positions = self.positional_embedding[...].astype(x.dtype)
-        x = x + positions[1:]
+        x = x + positions[None, 1:]
         if dropout_key is not None and self.config.patch_dropout > 0:
             x = drop_patches(x, self.config.patch_dropout, dropout_key)
         token = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype) + positions[0], (x.shape[0], 1, x.shape[2]))

@@ -1,0 +1,237 @@
+"""A run folder as one HTML page that needs nothing else: curves, tables against chance, pictures, failures, what next."""
+
+import dataclasses
+import importlib.resources
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from clip_jax import tree
+from clip_jax.evals.protocol import Outcome
+from clip_jax.models.clip import init_params
+from clip_jax.plain import to_dict
+from clip_jax.report_curves import curves, evaluation_curves, skips, speed_curves
+from clip_jax.report_plots import data_uri, heat
+from clip_jax.report_read import Recorded, Series, read_run
+from clip_jax.report_words import (
+    OWN_DATA,
+    failed,
+    figure_words,
+    headlines,
+    learned,
+    listing,
+    loader_wait,
+    model_words,
+    next_steps,
+    percent,
+    source_words,
+    times,
+    verdict,
+)
+from clip_jax.run_folder import REPORT
+from clip_jax.writers import clock
+
+_BEST, _TRIES = 3, 2  # lines for the terminal
+_WORST_SHARDS = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """path: of the page. lines: for the terminal, what was learned, where the page is, what to try next."""
+
+    path: Path
+    lines: list[str]
+
+
+def write_report(folder: Path, command: str = "clip-jax") -> Report:
+    """Draws folder/report.html. `command`: how clip-jax is called here, for the commands that it suggests.
+
+    Raises FileNotFoundError for a folder that is no run's or has no figures yet.
+    """
+    run = read_run(folder)
+    template = importlib.resources.files("clip_jax").joinpath("assets/report.html.j2").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    text = page.from_string(template).render(_content(run, command))
+    path = folder / REPORT
+    path.write_text(text, encoding="utf-8")
+    return Report(path=path, lines=_lines(run, path, command))
+
+
+def _content(run: Recorded, command: str) -> dict[str, Any]:
+    return {
+        "name": run.folder.resolve().name,
+        "learned": learned(run),
+        "facts": _facts(run),
+        "problems": run.problems,
+        "curves": [*curves(run), *speed_curves(run)],
+        "skips": skips(run),
+        "evaluation_curves": evaluation_curves(run),
+        "tables": _tables(run),
+        "measured": run.measured,
+        "evaluate": f"{command} evaluate {run.folder}",
+        "evaluated": _evaluated(run),
+        "showcases": [_showcase(name, outcome) for name, outcome in run.outcomes.items() if outcome.pictures],
+        "failed": failed(run),
+        "speed": _speed(run),
+        "timed": bool(run.timing),
+        "bad": run.bad.most_common(_WORST_SHARDS),
+        "reasons": run.reasons.most_common(_WORST_SHARDS),
+        "next": next_steps(run, command),
+        "own_data": OWN_DATA.format(command=command),
+    }
+
+
+def _facts(run: Recorded) -> list[tuple[str, str]]:
+    config = run.config
+    parameters = tree.count(jax.eval_shape(lambda: init_params(config.model, jax.random.key(0))))
+    of = "" if run.step == config.steps else f" of {config.steps:,}"
+    facts = [
+        ("Model", model_words(config.model)),
+        ("Parameters", f"{parameters:,}"),
+        ("Trained on", source_words(config.source)),
+        ("Objective", listing([f"{name} x {weight:g}" for name, weight in config.objective.weights.items()])),
+        ("Steps", f"{run.step:,}{of}"),
+        ("Batch", f"{config.batch_size:,} pairs"),
+        ("Pairs seen", f"{run.step * config.batch_size:,}"),
+    ]
+    if math.isfinite(run.seconds):
+        facts.append(("Time in training", f"{clock(run.seconds)} (about)"))
+        facts.append(("Speed", f"{run.pairs_per_second:,.0f} pairs/s"))
+    return [*facts, ("Date", run.date)]
+
+
+def _tables(run: Recorded) -> list[dict[str, Any]]:
+    found = []
+    for name, outcome in run.outcomes.items():
+        rows = [
+            {
+                "figure": figure_words(figure),
+                "value": percent(number.value),
+                "chance": percent(number.chance) or "unknown",
+                "times": times(number) or "-",
+                "verdict": verdict(figure, number, outcome.counts),
+                "width": f"{100 * min(max(number.value, 0.0), 1.0):.1f}" if math.isfinite(number.value) else "0",
+                "mark": None if number.chance is None else f"{100 * number.chance:.1f}",
+            }
+            for figure, number in outcome.figures.items()
+        ]
+        if rows:
+            counts = ", ".join(f"{count:,} {what}" for what, count in outcome.counts.items() if count)
+            found.append({"name": name, "about": ": ".join(filter(None, (_kind(run, name), counts))), "rows": rows})
+    return found
+
+
+def _kind(run: Recorded, name: str) -> str:
+    if name not in run.config.evals:
+        return ""
+    evaluation = run.config.evals[name]
+    kind = to_dict(evaluation)["kind"].replace("_", "-")
+    source = getattr(evaluation, "source", None)
+    return f"{kind} on {source_words(source)}" if source else kind
+
+
+def _evaluated(run: Recorded) -> str:
+    """What the final evaluation was of, and whether training has gone on since."""
+    if not run.measured or "step" not in run.about:
+        return ""
+    step, weights = run.about["step"], {"ema": "averaged weights", "raw": "raw weights"}
+    which = weights[run.about["weights"]] if run.about["weights"] in weights else str(run.about["weights"])
+    later = f" Training has reached step {run.step:,} since: evaluate again." if step < run.step else ""
+    return f"Of the checkpoint at step {step:,}, {which}.{later}"
+
+
+def _showcase(name: str, outcome: Outcome) -> dict[str, Any]:
+    pictures: Mapping[str, np.ndarray] = outcome.pictures
+    matrix = pictures["matrix"].astype(float)
+    known = matrix[np.isfinite(matrix)]
+    high = float(known.max(initial=-1.0))
+    low = max(float(known.min(initial=1.0)), 0.0) if high > 0 else -1.0  # what is opposite is as white as what is apart
+    texts = pictures["matrix_texts"].tolist()
+    gallery = f" of {outcome.counts['images']:,}" if "images" in outcome.counts else ""
+    queries = zip(pictures["queries"].tolist(), pictures["query_scores"], pictures["query_images"], strict=True)
+    worst = zip(*(pictures[f"failed_{part}"] for part in ("texts", "ranks", "wanted", "got")), strict=True)
+    wrong, of = pictures["failed_of"].tolist()
+    return {
+        "name": name,
+        "gallery": gallery.removeprefix(" of "),
+        "texts": texts,
+        "images": [data_uri(image) for image in pictures["matrix_images"]],
+        "rows": [
+            (text, [_cell(value, low, high, row == column) for column, value in enumerate(values)])
+            for row, (text, values) in enumerate(zip(texts, matrix, strict=True))
+        ],
+        "right": int((matrix.argmax(axis=1) == np.arange(len(matrix))).sum()) if len(matrix) else 0,
+        "low": f"{100 * low:.0f}",
+        "high": f"{100 * high:.0f}",
+        "ends": (heat(0.0)[0], heat(1.0)[0]),
+        "queries": [
+            (query, [(f"{score:.2f}", data_uri(image)) for score, image in zip(scores, images, strict=True)])
+            for query, scores, images in queries
+        ],
+        "worst": [
+            (str(text), f"{int(rank):,}{gallery}", data_uri(wanted), data_uri(got)) for text, rank, wanted, got in worst
+        ],
+        "wrong": f"{wrong:,} of {of:,}",
+        "share": percent(wrong / of if of else None),
+    }
+
+
+def _cell(value: float, low: float, high: float, own: bool) -> dict[str, Any]:
+    """One similarity as it is shown: in hundredths, coloured between the matrix's lowest and highest."""
+    if not math.isfinite(value):
+        return {"text": "-", "back": "transparent", "ink": "inherit", "own": own}
+    back, ink = heat((value - low) / (high - low) if high > low else 0.0)
+    return {"text": f"{round(100 * value)}", "back": back, "ink": ink, "own": own}
+
+
+def _speed(run: Recorded) -> list[tuple[str, str]]:
+    facts = []
+    if math.isfinite(run.seconds):
+        rates = run.timing["pairs_per_second"].values if "pairs_per_second" in run.timing else np.zeros(0)
+        rates = rates[rates > 0]
+        spread = f" ({rates.min():,.0f} to {rates.max():,.0f})" if len(rates) else ""
+        facts = [
+            ("Pairs a second", f"{run.pairs_per_second:,.0f}{spread}"),
+            ("Time a step", f"{1000 * run.seconds / run.step:,.0f} ms"),
+            ("Waiting for the loader", percent(loader_wait(run))),
+        ]
+    if "tflops_per_device" in run.timing:
+        facts.append(("Model TFLOP/s a device", f"{_middle(run.timing['tflops_per_device']):.3g}"))
+    if "mfu" in run.timing:
+        facts.append(("Model FLOPs utilization", percent(_middle(run.timing["mfu"]))))
+    else:
+        facts.append(("Model FLOPs utilization", "unknown: this device's peak is not listed"))
+    facts.append(("Samples replaced", f"{run.last('replaced'):,.0f} of {run.step * run.config.batch_size:,}"))
+    facts.append(("Steps skipped", f"{run.last('skipped'):,.0f} of {run.step:,}"))
+    return facts
+
+
+def _middle(series: Series) -> float:
+    known = series.values[series.values > 0]
+    return float(np.median(known)) if len(known) else 0.0
+
+
+def _lines(run: Recorded, path: Path, command: str) -> list[str]:
+    found = headlines(run.outcomes)
+    above = [headline for headline in found if not headline.verdict]
+    rest = [headline for headline in found if headline.verdict]
+    lines = []
+    for headline in above[:_BEST]:
+        chance = ""
+        if headline.times:
+            chance = f", {times(headline.number)} x chance ({percent(headline.number.chance)})"
+        lines.append(f"{headline.name}: {figure_words(headline.figure)} {percent(headline.number.value)}{chance}")
+    if rest:
+        few = [
+            f"{headline.name} {headline.verdict} ({percent(headline.number.value)}, chance {percent(headline.number.chance)})"
+            for headline in rest
+        ]
+        lines.append(f"not learned: {', '.join(few)}")
+    lines = lines or [learned(run)]
+    lines += [f"the report: open {path}", "to try next:"]
+    return lines + [f"  {line}" for _, line in next_steps(run, command)[:_TRIES]]

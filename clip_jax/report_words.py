@@ -1,0 +1,278 @@
+"""The report in words: what was learned, what was not, what to try next; and how its numbers are written."""
+
+import dataclasses
+import math
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from clip_jax.data.sources import MixtureConfig
+from clip_jax.evals.protocol import Figure, Outcome
+from clip_jax.models.clip import CLIPConfig
+from clip_jax.models.presets import NAMES, preset
+from clip_jax.plain import to_dict
+from clip_jax.report_read import Recorded
+
+_HEADLINES = ("text_to_image_r1", "top1")  # the figure that speaks for an evaluation, else its first
+_SLOW_LOADER = 0.2  # share of the time
+
+OWN_DATA = """\
+# configs/mine.py; train it: {command} train --config configs/mine.py --workdir runs/mine
+from clip_jax.data.webdataset import WebDatasetConfig
+from configs.base import get_config as base
+from configs.base import part
+
+
+def get_config():
+    config = base("ViT-B-32")
+    config.source = part(WebDatasetConfig(urls="shards/{{00000..00041}}.tar", name="mine"))
+    return config"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Headline:
+    """The figure that speaks for an evaluation. verdict: as of `verdict`."""
+
+    name: str
+    figure: str
+    number: Figure
+    verdict: str
+
+    @property
+    def times(self) -> float:
+        """How many times chance; 0 where chance is unknown."""
+        return self.number.value / self.number.chance if self.number.chance else 0.0
+
+
+def percent(share: float | None) -> str:
+    """0.0834 -> "8.3%"; an empty text for None."""
+    if share is None:
+        return ""
+    if not math.isfinite(share):
+        return "not finite"
+    return f"{100 * share:.1f}%" if abs(share) >= 0.01 or share == 0 else f"{100 * share:.2f}%"
+
+
+def times(number: Figure) -> str:
+    """How many times chance: "32"; an empty text where chance is unknown."""
+    if not number.chance or not math.isfinite(number.value):
+        return ""
+    ratio = number.value / number.chance
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
+
+
+def figure_words(figure: str) -> str:
+    """text_to_image_r5 -> "text to image R@5"; top1 -> "top-1"; others without underscores."""
+    stem, _, last = figure.rpartition("_")
+    if last[:1] == "r" and last[1:].isdecimal():
+        return f"{stem.replace('_', ' ')} R@{last[1:]}"
+    return f"top-{figure[3:]}" if figure.startswith("top") and figure[3:].isdecimal() else figure.replace("_", " ")
+
+
+def verdict(figure: str, number: Figure, counts: Mapping[str, int]) -> str:
+    """ "below chance", "at chance" (within three standard errors of it), "hardly above chance" (under 1.5 times chance
+    and under a twentieth of the way from there to perfect), or "" for what was learned or has no chance level."""
+    if number.chance is None or not math.isfinite(number.value):
+        return ""
+    askers = ("captions", "images") if figure.startswith("text_to") else ("images",)
+    asked = next((counts[asker] for asker in askers if asker in counts), 0)
+    error = math.sqrt(max(number.chance * (1 - number.chance), 0.0) / asked) if asked else 0.0
+    gain = number.value - number.chance
+    if abs(gain) <= 3 * error:
+        return "at chance"
+    if gain < 0:
+        return "below chance"
+    hardly = number.value < 1.5 * number.chance and gain < 0.05 * (1 - number.chance)
+    return "hardly above chance" if hardly else ""
+
+
+def headlines(outcomes: Mapping[str, Outcome]) -> list[Headline]:
+    """One an evaluation that has figures, those farthest above chance first."""
+    found = []
+    for name, outcome in outcomes.items():
+        if outcome.figures:
+            figure = next((key for key in _HEADLINES if key in outcome.figures), next(iter(outcome.figures)))
+            number = outcome.figures[figure]
+            found.append(
+                Headline(name=name, figure=figure, number=number, verdict=verdict(figure, number, outcome.counts))
+            )
+    return sorted(found, key=lambda headline: (headline.verdict != "", -headline.times))
+
+
+def learned(run: Recorded) -> str:
+    """One or two plain sentences."""
+    found = headlines(run.outcomes)
+    above = [headline for headline in found if not headline.verdict]
+    rest = [headline for headline in found if headline.verdict]
+    if not found:
+        if "loss" not in run.metrics:
+            return "Nothing was measured yet."
+        first, last = run.metrics["loss"].values[[0, -1]]
+        return f"The loss went from {first:.2f} to {last:.2f}; nothing else was measured yet."
+    if not above:
+        return (
+            "Nothing that these evaluations can see was learned: "
+            f"{listing([f'{headline.name} is {headline.verdict}' for headline in rest])}."
+        )
+    best = above[0]
+    counts = run.outcomes[best.name].counts
+    text = _sentence(best, counts)
+    others = [f"{headline.name} {percent(headline.number.value)}{_ratio(headline)}" for headline in above[1:]]
+    if others:
+        text += f" The same figure elsewhere: {listing(others)}." if _alike(above) else f" Also {listing(others)}."
+    if rest:
+        text += f" Not learned: {listing([f'{headline.name}, {headline.verdict}' for headline in rest])}."
+    return text
+
+
+def failed(run: Recorded) -> list[str]:
+    """What went wrong or stayed low, a sentence each."""
+    found = headlines(run.outcomes)
+    lines = []
+    for headline in found:
+        if headline.verdict:
+            lines.append(
+                f"{headline.name}: {headline.verdict} ({figure_words(headline.figure)} "
+                f"{percent(headline.number.value)}, chance {percent(headline.number.chance)}). {_why(run, headline)}"
+            )
+        elif not math.isfinite(headline.number.value):
+            lines.append(f"{headline.name}: {figure_words(headline.figure)} is not a finite number.")
+    above = [headline for headline in found if not headline.verdict and headline.times]
+    if len(above) > 1:
+        low = min(above, key=lambda headline: headline.times)
+        lines.append(
+            f"The weakest that is above chance: {low.name}, {figure_words(low.figure)} {percent(low.number.value)}, "
+            f"{times(low.number)} times chance."
+        )
+    if skipped := run.last("skipped"):
+        lines.append(f"{skipped:,.0f} of {run.step:,} steps were skipped: their loss or gradient was not finite.")
+    if replaced := run.last("replaced"):
+        drawn = run.step * run.config.batch_size
+        lines.append(f"{replaced:,.0f} of {drawn:,} samples could not be read and were replaced.")
+    return lines
+
+
+def next_steps(run: Recorded, command: str) -> list[tuple[str, str]]:
+    """What to try: (why, command). `command`: how clip-jax is called here."""
+    config, folder = run.config, run.folder
+    file, note = "CONFIG.py", " (CONFIG.py: the file you trained with)"
+    if to_dict(config.source)["kind"] == "glyphs":
+        name = _name(config.model)
+        file, note = "configs/quickstart.py" + (f":{name}" if name and name != "tiny" else ""), ""
+
+    def train(suffix: str, *changes: str, factor: int = 1) -> str:
+        workdir = shlex.quote(str(folder.with_name(f"{folder.resolve().name}-{suffix}")))
+        length = f"--config.steps={factor * config.steps}"
+        warmup = f"--config.optim.warmup_steps={factor * config.optim.warmup_steps}"
+        return " ".join([f"{command} train --config {file} --workdir {workdir} {length} {warmup}", *changes])
+
+    steps = []
+    if not run.measured:
+        evaluate = f"{command} evaluate {shlex.quote(str(folder))}"
+        steps.append(("Measure it, with chance and pictures; then draw this report again.", evaluate))
+    if run.last("skipped"):
+        rate = f"--config.optim.lr={config.optim.lr / 2:g}"
+        steps.append((f"Half the learning rate, for fewer skipped steps{note}.", train("lower-lr", rate)))
+    if (wait := loader_wait(run)) > _SLOW_LOADER:
+        workers = f"--config.read.workers={max(2, 2 * config.read.workers)}"
+        why = f"More workers: training waits for the loader {percent(wait)} of the time{note}."
+        steps.append((why, train("workers", workers)))
+    steps.append((f"Train twice as long{note}.", train("longer", factor=2)))
+    if wider := _wider(config.model):
+        steps.append((f"Towers half as wide again{note}.", train("wider", *wider)))
+    return steps
+
+
+def loader_wait(run: Recorded) -> float:
+    """Mean share of the time that was spent waiting for the loader; 0 where it is unknown."""
+    values = run.timing["loader_wait"].values if "loader_wait" in run.timing else np.zeros(1)
+    return float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
+
+
+def model_words(config: CLIPConfig) -> str:
+    """open_clip's name where the architecture has one, else its sizes."""
+    vision, text = to_dict(config.vision_cfg), to_dict(config.text_cfg)
+    sizes = (
+        f"image tower {vision['layers']} x {vision['width']}, text tower {text['layers']} x {text['width']}, "
+        f"{vision['image_size']} px"
+    )
+    name = _name(config)
+    return f"{name} ({sizes})" if name else sizes
+
+
+def source_words(config: Any) -> str:
+    """A source by its kind and what was set of it: "glyphs (split train)"."""
+    if isinstance(config, MixtureConfig):
+        return "a mixture of " + listing([f"{source_words(part.source)} x {part.weight:g}" for part in config.parts])
+    kind = to_dict(config)["kind"]
+    fields = [
+        f"{field.name} {_value_words(getattr(config, field.name))}"
+        for field in dataclasses.fields(config)
+        if field.name == "split" or getattr(config, field.name) != field.default
+    ]
+    return f"{kind} ({', '.join(fields)})" if fields else kind
+
+
+def listing(parts: list[str]) -> str:
+    """ "a, b and c" """
+    return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part) if parts else ""
+
+
+def _value_words(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(str, value[:3])) + (f" and {len(value) - 3} more" if len(value) > 3 else "")
+    return str(value)
+
+
+def _sentence(headline: Headline, counts: Mapping[str, int]) -> str:
+    share, chance = percent(headline.number.value), percent(headline.number.chance)
+    guess = f"; guessing would give {chance}, so this is {times(headline.number)} times chance" if chance else ""
+    if headline.figure == "text_to_image_r1":
+        among = f" of {counts['images']:,}" if "images" in counts else ""
+        return f"On {headline.name}, {share} of the texts find their own picture as the first{among}{guess}."
+    if headline.figure == "top1":
+        among = f" out of {counts['classes']:,}" if "classes" in counts else ""
+        return f"On {headline.name}, {share} of the pictures get the right name{among}{guess}."
+    return f"On {headline.name}, {figure_words(headline.figure)} is {share}{guess}."
+
+
+def _ratio(headline: Headline) -> str:
+    return f" ({times(headline.number)} x chance)" if headline.times else ""
+
+
+def _alike(found: list[Headline]) -> bool:
+    return len({headline.figure for headline in found}) == 1
+
+
+def _why(run: Recorded, headline: Headline) -> str:
+    trained = to_dict(run.config.source)["kind"]
+    if headline.verdict == "below chance":
+        return "Worse than guessing: look for wrong labels, or embeddings that are all alike."
+    evaluation = to_dict(run.config.evals[headline.name]) if headline.name in run.config.evals else {}
+    measured = evaluation["source"]["kind"] if "source" in evaluation else trained
+    if measured != trained:
+        return f"What was learned from {trained} did not carry over to {measured}."
+    return "It was not learned yet: train longer, or look at the loss."
+
+
+def _name(config: CLIPConfig) -> str:
+    """open_clip's, or "" for an architecture without one."""
+    names = (name for base in NAMES for name in (base, f"{base}-quickgelu"))
+    return next((name for name in names if _architecture(preset(name)) == _architecture(config)), "")
+
+
+def _architecture(config: CLIPConfig) -> Any:
+    return config.embed_dim, config.vision_cfg, config.text_cfg, config.quick_gelu
+
+
+def _wider(config: CLIPConfig) -> list[str]:
+    """Flags for towers half as wide again, where their heads divide that."""
+    vision, text = to_dict(config.vision_cfg), to_dict(config.text_cfg)
+    if not ({"width", "head_width"} <= vision.keys() and {"width", "heads"} <= text.keys()):
+        return []
+    wide, wide_text = vision["width"] * 3 // 2, text["width"] * 3 // 2
+    if wide % vision["head_width"] or wide_text % text["heads"]:
+        return []
+    return [f"--config.model.vision_cfg.width={wide}", f"--config.model.text_cfg.width={wide_text}"]
