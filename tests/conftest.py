@@ -1,0 +1,76 @@
+"""Eight virtual CPU devices, strict promotion, and the small model that most tests share."""
+
+import os
+import tempfile
+
+# One compile cache a test run, shared by all workers and subprocesses: most time would go into compiling the same again.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="clip_jax_compiled_"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from clip_jax.models.clip import CLIPConfig, init_params
+from clip_jax.models.text import TextConfig
+from clip_jax.models.vit import VisionConfig
+from clip_jax.sharding import MeshConfig, make_mesh
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SMALL = CLIPConfig(
+    embed_dim=16,
+    vision_cfg=VisionConfig(layers=2, width=32, head_width=16, patch_size=8, image_size=16),
+    text_cfg=TextConfig(context_length=8, vocab_size=64, width=32, heads=2, layers=2),
+)
+
+
+@pytest.fixture(scope="session")
+def small() -> CLIPConfig:
+    """Two layers of width 32 a tower, 16 pixels, 8 tokens of 64."""
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def small_params(small: CLIPConfig):
+    """Its parameters at key 0; not to be given up to a jitted function."""
+    return jax.jit(lambda key: init_params(small, key))(jax.random.key(0))
+
+
+@pytest.fixture(scope="session")
+def mesh1() -> Mesh:
+    """One device."""
+    return make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def mesh8() -> Mesh:
+    """Eight devices along `data`."""
+    return make_mesh(MeshConfig(), jax.devices()[:8])
+
+
+@pytest.fixture(scope="session")
+def mesh42() -> Mesh:
+    """Four along `data` by two along `fsdp`."""
+    return make_mesh(MeshConfig(data=4, fsdp=2), jax.devices()[:8])
+
+
+@pytest.fixture(scope="session")
+def small_batch(small: CLIPConfig) -> dict[str, np.ndarray]:
+    """Sixteen random pairs; every text ends in its highest id, 63."""
+    return random_batch(small, 16, seed=0)
+
+
+def random_batch(config: CLIPConfig, size: int, seed: int) -> dict[str, np.ndarray]:
+    """What the training step takes, as host arrays."""
+    rng = np.random.default_rng(seed)
+    side, length, vocab = config.vision_cfg.image_size, config.text_cfg.context_length, config.text_cfg.vocab_size
+    text = rng.integers(1, vocab - 1, (size, length)).astype(np.int32)
+    end = rng.integers(1, length, size)
+    text[np.arange(length)[None] > end[:, None]] = 0
+    text[np.arange(size), end] = vocab - 1
+    image = rng.integers(0, 256, (size, side, side, 3)).astype(np.uint8)
+    return {"image": image, "text": text, "replaced": np.zeros(size, np.int32)}
