@@ -47,8 +47,9 @@ def preset(name: str) -> CLIPConfig:
     """The configuration called `name`. Raises ValueError that lists the names, nearest first."""
     base, _, suffix = name.partition("-quickgelu")
     if base not in _PRESETS or suffix:
-        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        lower = {known.lower(): known for known in NAMES}
+        near = difflib.get_close_matches(base.lower(), lower, n=1, cutoff=0.4)
+        hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
         raise ValueError(f"unknown model {name!r}{hint} There are {', '.join(NAMES)}, each also with '-quickgelu'")
     embed_dim, vision, text = _PRESETS[base]
     config = CLIPConfig(embed_dim=embed_dim, vision_cfg=VisionConfig(**vision), text_cfg=TextConfig(**text))
