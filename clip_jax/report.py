@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.resources
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def _content(run: Recorded, command: str) -> dict[str, Any]:
         "evaluation_curves": evaluation_curves(run),
         "tables": _tables(run),
         "measured": run.measured,
-        "evaluate": f"{command} evaluate {run.folder}",
+        "evaluate": f"{command} evaluate {shlex.quote(str(run.folder))}",
         "evaluated": _evaluated(run),
         "showcases": [_showcase(name, outcome) for name, outcome in run.outcomes.items() if outcome.pictures],
         "failed": failed(run),
@@ -81,7 +82,7 @@ def _content(run: Recorded, command: str) -> dict[str, Any]:
         "timed": bool(run.timing),
         "bad": run.bad.most_common(_WORST_SHARDS),
         "reasons": run.reasons.most_common(_WORST_SHARDS),
-        "next": next_steps(run, command),
+        "next": [(why, " \\\n    ".join(pieces)) for why, pieces in next_steps(run, command)],
         "own_data": OWN_DATA.format(command=command),
     }
 
@@ -168,7 +169,7 @@ def _showcase(name: str, outcome: Outcome) -> dict[str, Any]:
         "right": int((matrix.argmax(axis=1) == np.arange(len(matrix))).sum()) if len(matrix) else 0,
         "low": f"{100 * low:.0f}",
         "high": f"{100 * high:.0f}",
-        "ends": (heat(0.0)[0], heat(1.0)[0]),
+        "scale": ", ".join(heat(place)[0] for place in (0.0, 0.5, 1.0)),
         "queries": [
             (query, [(f"{score:.2f}", data_uri(image)) for score, image in zip(scores, images, strict=True)])
             for query, scores, images in queries
@@ -205,7 +206,7 @@ def _speed(run: Recorded) -> list[tuple[str, str]]:
     if "mfu" in run.timing:
         facts.append(("Model FLOPs utilization", percent(_middle(run.timing["mfu"]))))
     else:
-        facts.append(("Model FLOPs utilization", "unknown: this device's peak is not listed"))
+        facts.append(("Model FLOPs utilization", "unknown on this device"))
     facts.append(("Samples replaced", f"{run.last('replaced'):,.0f} of {run.step * run.config.batch_size:,}"))
     facts.append(("Steps skipped", f"{run.last('skipped'):,.0f} of {run.step:,}"))
     return facts
@@ -233,5 +234,5 @@ def _lines(run: Recorded, path: Path, command: str) -> list[str]:
         ]
         lines.append(f"not learned: {', '.join(few)}")
     lines = lines or [learned(run)]
-    lines += [f"the report: open {path}", "to try next:"]
-    return lines + [f"  {line}" for _, line in next_steps(run, command)[:_TRIES]]
+    lines += [f"the report: open {shlex.quote(str(path))}", "to try next:"]
+    return lines + [f"  {' '.join(pieces)}" for _, pieces in next_steps(run, command)[:_TRIES]]

@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from clip_jax.report_plots import Line, chart
-from clip_jax.report_read import Recorded
+from clip_jax.report_read import Recorded, Series
 from clip_jax.report_words import figure_words, listing, percent
 
 
@@ -87,8 +87,11 @@ def speed_curves(run: Recorded) -> list[dict[str, Any]]:
     found = []
     for name, title, share in (("pairs_per_second", "Pairs a second", False), ("loader_wait", "Loader wait", True)):
         if name in run.timing:
-            lines = [Line(label=title, series=run.timing[name])]
-            svg = chart(lines, what=_described(title, lines, share=share), share=share, key=name)
+            series = run.timing[name]
+            if not share:  # 0 stands for unknown: the first step compiles
+                series = Series(steps=series.steps, values=np.where(series.values > 0, series.values, np.nan))
+            lines = [Line(label=title, series=series)]
+            svg = chart(lines, what=_described(title, lines, share=share), share=share, from_zero=True, key=name)
             found.append({"title": title, "svg": Markup(svg), "note": ""})
     return found
 

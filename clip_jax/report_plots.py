@@ -28,6 +28,7 @@ _COLORS = {
     "#070707": "var(--bad)",
 }
 _INK, _MUTED, _GRID, *_LINES, _BAD = _COLORS
+_CIVIDIS = np.array([[0, 34, 78], [125, 124, 120], [254, 232, 56]], np.float64)  # its ends and middle
 _TICKS = [1, 2, 2.5, 5, 10]
 _MARKERS = "os^"
 _MARK = {"on": ("-", 1.6), "dashed": ((0, (4, 2)), 1.2)}
@@ -49,14 +50,15 @@ def chart(
     *,
     what: str,
     share: bool = False,
+    from_zero: bool = False,
     marks: Sequence[int] = (),
     level: float | None = None,
     key: str,
 ) -> str:
     """An <svg> with a line each, to be placed in HTML. what: its text for those who do not see it, escaped here.
 
-    share: values in [0, 1], drawn as per cent. marks: steps to mark with a cross at the foot. level: of a dotted line.
-    key: sets this drawing's ids apart from others' on the page.
+    share: values in [0, 1], drawn as per cent. from_zero: where the scale begins, as it does for a share. marks: steps to
+    mark with a cross at the foot. level: of a dotted line. key: sets this drawing's ids apart from others' on the page.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -84,7 +86,7 @@ def chart(
         if len(marks):
             foot = np.full(len(marks), 0.04)
             axes.plot(marks, foot, "x", color=_BAD, markersize=6, transform=axes.get_xaxis_transform(), clip_on=False)
-        _dress(axes, share)
+        _dress(axes, share=share, from_zero=from_zero or share)
         if len(lines) > 1:
             solid = [artist for artist, line in zip(axes.get_lines(), lines, strict=False) if not line.dashed]
             figure.legend(handles=solid, loc="outside upper center", ncols=3, frameon=False, labelcolor=_INK)
@@ -105,9 +107,11 @@ def data_uri(picture: np.ndarray) -> str:
 
 
 def heat(share: float) -> tuple[str, str]:
-    """0 to 1 -> (background, text): white to deep blue, and black or white, whichever reads better on it."""
-    low, high = np.array([246, 248, 252]), np.array([8, 48, 107])
-    red, green, blue = (int(value) for value in np.rint(low + (high - low) * min(max(share, 0.0), 1.0)))
+    """0 to 1 -> (background, text): cividis, which colour-blind eyes read too, and black or white, as reads better on it."""
+    place = 2 * min(max(share, 0.0), 1.0)
+    low, high = _CIVIDIS[int(place >= 1)], _CIVIDIS[int(place >= 1) + 1]
+    color = low + (high - low) * (place - int(place >= 1))
+    red, green, blue = (int(value) for value in np.rint(color))
     linear = [
         value / 255 / 12.92 if value <= 10 else ((value / 255 + 0.055) / 1.055) ** 2.4 for value in (red, green, blue)
     ]
@@ -147,7 +151,7 @@ def _thinned(series: Series) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps), np.array(values)
 
 
-def _dress(axes: Any, share: bool) -> None:
+def _dress(axes: Any, *, share: bool, from_zero: bool) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.set_xlabel("step", color=_MUTED)
@@ -159,9 +163,10 @@ def _dress(axes: Any, share: bool) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=_TICKS))
     if share:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
-        axes.set_ylim(bottom=0)
     else:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    if from_zero:
+        axes.set_ylim(bottom=0)
     axes.tick_params(colors=_MUTED, length=3, labelcolor=_MUTED)
     axes.grid(color=_GRID, linewidth=0.7)
     axes.set_axisbelow(True)

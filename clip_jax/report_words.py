@@ -42,8 +42,10 @@ class Headline:
 
     @property
     def times(self) -> float:
-        """How many times chance; 0 where chance is unknown."""
-        return self.number.value / self.number.chance if self.number.chance else 0.0
+        """How many times chance; 0 where either is unknown."""
+        if not self.number.chance or not math.isfinite(self.number.value):
+            return 0.0
+        return self.number.value / self.number.chance
 
 
 def percent(share: float | None) -> str:
@@ -73,8 +75,10 @@ def figure_words(figure: str) -> str:
 
 def verdict(figure: str, number: Figure, counts: Mapping[str, int]) -> str:
     """ "below chance", "at chance" (within three standard errors of it), "hardly above chance" (under 1.5 times chance
-    and under a twentieth of the way from there to perfect), or "" for what was learned or has no chance level."""
-    if number.chance is None or not math.isfinite(number.value):
+    and under a twentieth of the way from there to perfect), "not finite", or "" for what was learned or has no chance."""
+    if not math.isfinite(number.value):
+        return "not finite"
+    if number.chance is None:
         return ""
     askers = ("captions", "images") if figure.startswith("text_to") else ("images",)
     asked = next((counts[asker] for asker in askers if asker in counts), 0)
@@ -123,7 +127,7 @@ def learned(run: Recorded) -> str:
     if others:
         text += f" The same figure elsewhere: {listing(others)}." if _alike(above) else f" Also {listing(others)}."
     if rest:
-        text += f" Not learned: {listing([f'{headline.name}, {headline.verdict}' for headline in rest])}."
+        text += f" Not learned: {listing([f'{headline.name} ({headline.verdict})' for headline in rest])}."
     return text
 
 
@@ -133,12 +137,9 @@ def failed(run: Recorded) -> list[str]:
     lines = []
     for headline in found:
         if headline.verdict:
-            lines.append(
-                f"{headline.name}: {headline.verdict} ({figure_words(headline.figure)} "
-                f"{percent(headline.number.value)}, chance {percent(headline.number.chance)}). {_why(run, headline)}"
-            )
-        elif not math.isfinite(headline.number.value):
-            lines.append(f"{headline.name}: {figure_words(headline.figure)} is not a finite number.")
+            chance = percent(headline.number.chance) or "unknown"
+            reached = f"{figure_words(headline.figure)} {percent(headline.number.value)}, chance {chance}"
+            lines.append(f"{headline.name}: {headline.verdict} ({reached}). {_why(run, headline)}")
     above = [headline for headline in found if not headline.verdict and headline.times]
     if len(above) > 1:
         low = min(above, key=lambda headline: headline.times)
@@ -147,30 +148,30 @@ def failed(run: Recorded) -> list[str]:
             f"{times(low.number)} times chance."
         )
     if skipped := run.last("skipped"):
-        lines.append(f"{skipped:,.0f} of {run.step:,} steps were skipped: their loss or gradient was not finite.")
+        lines.append(f"Skipped steps: {skipped:,.0f} of {run.step:,}; their loss or gradient was not finite.")
     if replaced := run.last("replaced"):
         drawn = run.step * run.config.batch_size
-        lines.append(f"{replaced:,.0f} of {drawn:,} samples could not be read and were replaced.")
+        lines.append(f"Replaced samples: {replaced:,.0f} of {drawn:,}; they could not be read.")
     return lines
 
 
-def next_steps(run: Recorded, command: str) -> list[tuple[str, str]]:
-    """What to try: (why, command). `command`: how clip-jax is called here."""
+def next_steps(run: Recorded, command: str) -> list[tuple[str, list[str]]]:
+    """What to try: why, and the command in pieces to be joined by spaces. `command`: how clip-jax is called here."""
     config, folder = run.config, run.folder
     file, note = "CONFIG.py", " (CONFIG.py: the file you trained with)"
     if to_dict(config.source)["kind"] == "glyphs":
         name = _name(config.model)
         file, note = "configs/quickstart.py" + (f":{name}" if name and name != "tiny" else ""), ""
 
-    def train(suffix: str, *changes: str, factor: int = 1) -> str:
+    def train(suffix: str, *changes: str, factor: int = 1) -> list[str]:
         workdir = shlex.quote(str(folder.with_name(f"{folder.resolve().name}-{suffix}")))
         length = f"--config.steps={factor * config.steps}"
         warmup = f"--config.optim.warmup_steps={factor * config.optim.warmup_steps}"
-        return " ".join([f"{command} train --config {file} --workdir {workdir} {length} {warmup}", *changes])
+        return [f"{command} train", f"--config {file}", f"--workdir {workdir}", length, warmup, *changes]
 
     steps = []
     if not run.measured:
-        evaluate = f"{command} evaluate {shlex.quote(str(folder))}"
+        evaluate = [f"{command} evaluate {shlex.quote(str(folder))}"]
         steps.append(("Measure it, with chance and pictures; then draw this report again.", evaluate))
     if run.last("skipped"):
         rate = f"--config.optim.lr={config.optim.lr / 2:g}"
@@ -250,6 +251,8 @@ def _why(run: Recorded, headline: Headline) -> str:
     trained = to_dict(run.config.source)["kind"]
     if headline.verdict == "below chance":
         return "Worse than guessing: look for wrong labels, or embeddings that are all alike."
+    if headline.verdict == "not finite":
+        return "The weights may not be finite: evaluate an earlier checkpoint with --step."
     evaluation = to_dict(run.config.evals[headline.name]) if headline.name in run.config.evals else {}
     measured = evaluation["source"]["kind"] if "source" in evaluation else trained
     if measured != trained:
