@@ -83,6 +83,7 @@ def _content(run: Recorded, command: str) -> dict[str, Any]:
         "bad": run.bad.most_common(_WORST_SHARDS),
         "reasons": run.reasons.most_common(_WORST_SHARDS),
         "next": [(why, " \\\n    ".join(pieces)) for why, pieces in next_steps(run, command)],
+        "command": command,
         "own_data": OWN_DATA.format(command=command),
     }
 
