@@ -49,7 +49,7 @@ def _value(wanted: Any, given: Any, where: str) -> Any:
         return given
     if origin is Literal:
         if given not in args:
-            raise ValueError(f"{where} is {given!r}; allowed are {', '.join(map(repr, args))}{_near(given, args)}")
+            raise ValueError(f"{where} is {given!r}; allowed are {', '.join(map(repr, args))}{near(given, args)}")
         return given
     if origin in (Union, types.UnionType):
         return _union(args, given, where)
@@ -86,7 +86,7 @@ def _union(args: tuple[Any, ...], given: Any, where: str) -> Any:
         )
     if not isinstance(given, Mapping) or given.get("kind") not in kinds:
         kind = given.get("kind") if isinstance(given, Mapping) else given
-        raise ValueError(f"{where}.kind is {kind!r}; there are {', '.join(sorted(kinds))}{_near(kind, kinds)}")
+        raise ValueError(f"{where}.kind is {kind!r}; there are {', '.join(sorted(kinds))}{near(kind, kinds)}")
     return _dataclass(kinds[given["kind"]], given, where)
 
 
@@ -108,11 +108,12 @@ def _dataclass(cls: Any, given: Any, where: str) -> Any:
     values = {key: value for key, value in given.items() if not (key == "kind" and cls in _NAMES)}
     if unknown := sorted(set(values) - fields):
         raise ValueError(
-            f"{where} has no {unknown[0]!r}{_near(unknown[0], fields)}; there are {', '.join(sorted(fields))}"
+            f"{where} has no {unknown[0]!r}{near(unknown[0], fields)}; there are {', '.join(sorted(fields))}"
         )
     return cls(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
 
 
-def _near(given: Any, choices: Any) -> str:
+def near(given: Any, choices: Any) -> str:
+    """ " (did you mean 'x'?)" with the choice most like `given`, or "" where none is."""
     found = difflib.get_close_matches(str(given), [str(choice) for choice in choices], n=1)
     return f" (did you mean {found[0]!r}?)" if found else ""

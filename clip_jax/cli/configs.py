@@ -1,5 +1,7 @@
 """The border to ml_collections: config files hold ConfigDicts, the library takes frozen dataclasses."""
 
+import inspect
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from clip_jax.experiment import TrainConfig
-from clip_jax.plain import from_dict, to_dict
+from clip_jax.plain import from_dict, near, to_dict
 
 
 def to_config_dict(config: Any) -> ConfigDict:
@@ -21,22 +23,56 @@ def to_dataclass(config: ConfigDict) -> TrainConfig:
     return from_dict(TrainConfig, config.to_dict())
 
 
-def define_config_flag(values: flags.FlagValues, argv: list[str]) -> flags.FlagHolder:
-    """--config FILE.py[:argument] and --config.a.b=c. The folder above the file's is importable, so that one config
-    can build on another."""
-    for argument in argv[1:]:
-        name = argument.removeprefix("--config=") if argument.startswith("--config=") else argument
-        file = Path(name.split(".py")[0] + ".py")
-        if ".py" in name and file.is_file():
-            sys.path.insert(0, str(file.resolve().parent.parent))
-    return config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "configs/X.py or configs/X.py:argument; --config.a.b=c changes a field",
-        flag_values=values,
-        lock_config=True,
-        sys_argv=argv,
-    )
+def load_config(reference: str) -> ConfigDict:
+    """What `get_config` of FILE.py returns, for "FILE.py" or "FILE.py:argument". The folder above the file's becomes
+    importable, so that one config can build on another.
+
+    Raises FileNotFoundError, or ValueError for a file without get_config or with one that takes no argument.
+    """
+    name, _, argument = reference.partition(":")
+    file = Path(name)
+    if not file.is_file():
+        there = sorted(path.stem for path in file.parent.glob("[!_]*.py")) if file.parent.is_dir() else []
+        raise FileNotFoundError(
+            f"no config {name}{near(file.stem, there)}; {file.parent} has {', '.join(there) or 'none'}"
+        )
+    sys.path.insert(0, str(file.resolve().parent.parent))
+    module = runpy.run_path(str(file))
+    if "get_config" not in module:
+        raise ValueError(f"{name} has no function get_config")
+    arguments = [argument] if argument else []
+    try:
+        inspect.signature(module["get_config"]).bind(*arguments)
+    except TypeError as error:
+        raise ValueError(f"{reference}: get_config of {name} takes other arguments ({error})") from error
+    return module["get_config"](*arguments)
+
+
+def take_config(values: flags.FlagValues, argv: list[str]) -> tuple[list[str], ConfigDict | None]:
+    """Loads the config that --config names and defines a flag --config.a.b for each of its fields.
+
+    Returns the arguments without --config, and the config, which parsing the rest changes in place; None without one.
+    """
+    rest, references = [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument in ("--config", "-config"):
+            references.append(next(arguments, ""))
+        elif argument.startswith("--config="):
+            references.append(argument.removeprefix("--config="))
+        else:
+            rest.append(argument)
+    if len(references) > 1:
+        raise ValueError(f"--config is given {len(references)} times: {references}; give one")
+    if not references:
+        return rest, None
+    config = load_config(references[0])
+    config.lock()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{references[0]}: {_said(error)}") from error
+    return rest, config
 
 
 def parse(values: flags.FlagValues, argv: list[str], usage: str) -> list[str]:
@@ -46,13 +82,16 @@ def parse(values: flags.FlagValues, argv: list[str], usage: str) -> list[str]:
     """
     if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
         print(usage + "\n")
-        print("\n".join(f"  --{name:12} {values[name].help}" for name in values))
+        print("\n".join(f"  --{name:12} {values[name].help}" for name in values if "." not in name))
         sys.exit(0)
     try:
         return values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise ValueError(str(message)) from error
+        raise ValueError(_said(error)) from error
+
+
+def _said(error: Exception) -> str:
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
 
 
 def _tuples(value: Any) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from clip_jax.cli.configs import define_config_flag, parse, to_dataclass
+from clip_jax.cli.configs import parse, take_config, to_dataclass
 from clip_jax.cli.start import start
 from clip_jax.evals.embed import Encoder
 from clip_jax.evals.suite import open_evaluations, run_evaluations, table, write_json
@@ -22,7 +22,7 @@ WORKDIR/evaluation.json."""
 def main(argv: list[str]) -> int:
     """Exit code 0 once all is measured."""
     values = flags.FlagValues()
-    config_flag = define_config_flag(values, argv)
+    argv, edited = take_config(values, argv)
     weights = flags.DEFINE_enum(
         "weights", "auto", ["auto", "ema", "raw"], "auto: the average where there is one", flag_values=values
     )
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     start()
     folder = Path(folders[0])
     run = load_run(folder, weights=weights.value, step=step.value)
-    evals = run.config.evals if config_flag.value is None else to_dataclass(config_flag.value).evals
+    evals = run.config.evals if edited is None else to_dataclass(edited).evals
     if not evals:
         raise ValueError(
             f"the config of {folder} names no evaluations; give a config whose `evals` does, with --config"

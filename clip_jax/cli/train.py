@@ -6,7 +6,7 @@ import jax
 from absl import flags
 from rich.console import Console
 
-from clip_jax.cli.configs import define_config_flag, parse, to_dataclass
+from clip_jax.cli.configs import parse, take_config, to_dataclass
 from clip_jax.cli.dry_run import print_plan
 from clip_jax.cli.start import start
 from clip_jax.experiment import Plan
@@ -21,7 +21,7 @@ Trains, or goes on with the run in DIR where it holds a checkpoint. Ctrl-C and S
 def main(argv: list[str]) -> int:
     """Exit code 0 for a run that is complete or was told to stop."""
     values = flags.FlagValues()
-    config_flag = define_config_flag(values, argv)
+    argv, edited = take_config(values, argv)
     workdir_flag = flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     dry_run = flags.DEFINE_bool("dry_run", False, "print parameters, placement, memory, schedule", flag_values=values)
     coordinator = flags.DEFINE_string(
@@ -34,9 +34,9 @@ def main(argv: list[str]) -> int:
     process = flags.DEFINE_integer("process", 0, "which one this is, with --distributed HOST:PORT", flag_values=values)
     if extra := parse(values, argv, USAGE):
         raise ValueError(f"unexpected {extra}; see clip-jax train --help")
-    if config_flag.value is None or (workdir_flag.value is None and not dry_run.value):
+    if edited is None or (workdir_flag.value is None and not dry_run.value):
         raise ValueError("give --config and --workdir; see clip-jax train --help")
-    config = to_dataclass(config_flag.value)
+    config = to_dataclass(edited)
     start(coordinator=coordinator.value, processes=processes.value, process=process.value)
     if dry_run.value:
         print_plan(Plan(config), Console())

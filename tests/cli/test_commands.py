@@ -1,0 +1,101 @@
+"""What people type, and what they are told when it cannot work."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clip_jax import __main__ as entry
+from clip_jax.cli.configs import to_config_dict, to_dataclass
+from clip_jax.experiment import Plan
+from clip_jax.models.presets import preset
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name != "__init__.py")
+SMALL = str(ROOT / "tests" / "small_config.py")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["clip-jax", *arguments])
+    with pytest.raises(SystemExit) as exit_info:
+        entry.main()
+    code = exit_info.value.code
+    assert isinstance(code, int)
+    return code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tran",), r"no command 'tran'; there are train, .* Did you mean 'train'\?"),
+        (("train",), "give --config and --workdir"),
+        (("train", "--config", "configs/absent.py", "--workdir", "x"), "absent.py"),
+        (("train", "--config", SMALL, "--workdir", "x", "--config.optm.lr=1"), "optm"),
+        (("train", "--config", SMALL, "--workdir", "x", "--config.optim.lr=fast"), "fast"),
+        (("train", "--config", SMALL, "--workdir", "x", "--wrkdir=y"), "wrkdir"),
+        (("train", "--config", SMALL, "--workdir", "x", "surplus"), "unexpected .*surplus"),
+        (("train", "--config", SMALL, "--workdir", "x", "--config.batch_size=12"), "does not split over 8 devices"),
+        (
+            ("train", "--config", SMALL, "--workdir", "x", "--config.optim.name=adam"),
+            r"'adam'; allowed are 'adamw', .*did you mean",
+        ),
+        (("train", "--config", SMALL, "--workdir", "x", "--config.source.split=trian"), "trian"),
+        (
+            ("train", "--config", "configs/base.py:ViT-B-23", "--workdir", "x"),
+            "unknown model 'ViT-B-23'; did you mean 'ViT-B-32'",
+        ),
+        (("evaluate",), "give one run folder"),
+        (("evaluate", "/nonexistent"), "is no run folder"),
+        (("report", "/nonexistent"), "nonexistent"),
+    ],
+)
+def test_errors_say_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert "Traceback" not in error
+    assert not (ROOT / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--help",), ("train", "--help"), ("evaluate", "--help"), ("report", "--help")]
+)
+def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    assert run(monkeypatch, *arguments) == (0 if arguments else 2)
+    assert "usage: clip-jax" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_config_builds_and_is_short(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert len(file.read_text().splitlines()) <= 60
+    done = subprocess.run(
+        [sys.executable, "-m", "clip_jax", "train", "--config", str(file), "--dry_run"],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": "", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for expected in (
+        "Parameters",
+        "visual/blocks/attn/qkv/kernel",
+        "Memory a device",
+        "optimizer",
+        "Schedule",
+        "learning rate",
+    ):
+        assert expected in done.stdout
+
+
+def test_config_dict_round_trip() -> None:
+    config = to_dataclass(__import__("configs.base", fromlist=["get_config"]).get_config("ViT-L-14-quickgelu"))
+    assert config.model == preset("ViT-L-14-quickgelu")
+    assert to_dataclass(to_config_dict(config)) == config
+    Plan(config)

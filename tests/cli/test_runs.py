@@ -1,0 +1,116 @@
+"""Runs as users start them: processes that are killed, told to stop, or several; always the same result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "tests/small_config.py"
+METRICS = "metrics.jsonl"
+
+
+def start(workdir: Path, *more: str, command: tuple[str, ...] = ("-m", "clip_jax", "train")) -> subprocess.Popen[str]:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    arguments = ["--config", CONFIG, "--workdir", str(workdir), *more]
+    return subprocess.Popen(
+        [sys.executable, *command, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def lines(workdir: Path) -> int:
+    file = workdir / METRICS
+    return len(file.read_bytes().splitlines()) if file.exists() else 0
+
+
+def wait_for_lines(process: subprocess.Popen[str], workdir: Path, number: int) -> None:
+    limit = time.monotonic() + 300
+    while lines(workdir) < number and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    output = finish(start(folder))
+    assert "finished at step 12 of 12" in output
+    return (folder / METRICS).read_bytes()
+
+
+def test_killed_again_and_again_the_run_ends_as_if_nothing_had_happened(uninterrupted: bytes, tmp_path: Path) -> None:
+    for reached in (2, 6, 9):
+        process = start(tmp_path)
+        wait_for_lines(process, tmp_path, reached)
+        process.kill()
+        process.communicate()
+    finish(start(tmp_path))
+    assert (tmp_path / METRICS).read_bytes() == uninterrupted
+
+
+def test_sigterm_saves_and_exits_0(uninterrupted: bytes, tmp_path: Path) -> None:
+    process = start(tmp_path)
+    wait_for_lines(process, tmp_path, 2)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process)
+    assert "stopped, saved; the same command goes on at step" in output
+    saved = max(int(step.name) for step in (tmp_path / "checkpoints").glob("[0-9]*"))
+    assert f"at step {saved} of 12" in output
+    assert "going on from the checkpoint at step" in finish(start(tmp_path))
+    assert (tmp_path / METRICS).read_bytes() == uninterrupted
+
+
+def losses(metrics: bytes) -> list[float]:
+    return [row["loss"] for row in map(json.loads, metrics.splitlines()) if "loss" in row]
+
+
+def test_two_processes_train_as_one_and_are_stopped_together(uninterrupted: bytes, tmp_path: Path) -> None:
+    launcher = ("launch/local.py", "--processes", "2", "--")
+    process = start(tmp_path, command=launcher)
+    wait_for_lines(process, tmp_path, 2)
+    process.send_signal(signal.SIGTERM)
+    assert "stopped, saved" in finish(process)
+    assert "finished at step 12" in finish(start(tmp_path, command=launcher))
+    ours = (tmp_path / METRICS).read_bytes()
+    np.testing.assert_allclose(losses(ours), losses(uninterrupted), rtol=1e-4)
+    assert [json.loads(row)["step"] for row in ours.splitlines()] == [
+        json.loads(row)["step"] for row in uninterrupted.splitlines()
+    ]
+
+
+def test_evaluate_and_report_of_a_run(uninterrupted: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    finish(start(folder))
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    for command in ("evaluate", "report"):
+        done = subprocess.run(
+            [sys.executable, "-m", "clip_jax", command, str(folder)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "chance" in done.stdout
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    figure = evaluation["evaluations"]["val"]["figures"]["text_to_image_r1"]
+    last = json.loads(uninterrupted.splitlines()[-1])
+    assert figure["value"] == last["val/text_to_image_r1"]
+    assert 0 < figure["chance"] < 0.1
+    assert (folder / "report.html").stat().st_size > 10_000
