@@ -9,10 +9,10 @@ def ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """Per query, how many irrelevant items score at least as high as the best relevant one: i64[Q].
 
     scores: f32[Q, N]. relevant: bool[Q, N], at least one a row. Ties count against the query, so that a collapsed model
-    does not shine.
+    does not shine; NaN ties with everything.
     """
     best = np.where(relevant, scores, -np.inf).max(axis=1, keepdims=True)
-    return ((scores >= best) & ~relevant).sum(axis=1)
+    return (~(scores < best) & ~relevant).sum(axis=1)
 
 
 def recall_at(rank: np.ndarray, k: int) -> float:
@@ -29,14 +29,14 @@ def chance_recall_at(relevant: np.ndarray, items: int, k: int) -> float:
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of rows whose label is among the k highest of f32[B, N] scores; ties count against the row."""
+    """Share of rows whose label is among the k highest of f32[B, N] scores; ties and NaN count against the row."""
     own = np.take_along_axis(scores, labels[:, None], axis=1)
-    above = (scores >= own).sum(axis=1) - 1
+    above = (~(scores < own)).sum(axis=1) - 1
     return float((above < k).mean())
 
 
 def mean_per_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     """Mean over the classes that occur of the accuracy within the class."""
-    hits = (scores >= np.take_along_axis(scores, labels[:, None], axis=1)).sum(axis=1) == 1
+    hits = (~(scores < np.take_along_axis(scores, labels[:, None], axis=1))).sum(axis=1) == 1
     present: Sequence[int] = np.unique(labels).tolist()
     return float(np.mean([hits[labels == label].mean() for label in present]))

@@ -160,6 +160,11 @@ def plan_for(small: CLIPConfig, mesh: MeshConfig, devices: int) -> Plan:
         return Plan(config)
 
 
+def compiled(plan: Plan) -> Any:
+    """The step, compiled in half the time that XLA's default level takes."""
+    return plan.step.lower(plan.state, plan.batch()).compile({"xla_backend_optimization_level": 0})
+
+
 def run(plan: Plan, step: Any) -> tuple[list[float], Any]:
     state, losses = plan.initial_state(), []
     for number in range(STEPS):
@@ -169,40 +174,40 @@ def run(plan: Plan, step: Any) -> tuple[list[float], Any]:
             state, metrics = step(state, batch)
         assert all(leaf.is_deleted() for leaf in before), "the old state's buffers were not given up"
         losses.append(float(metrics["loss"]))
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == plan.shardings
     return losses, state
 
 
 @pytest.fixture(scope="module")
 def one_device(small):
     plan = plan_for(small, MeshConfig(), 1)
-    return run(plan, plan.step)[0]
+    return run(plan, compiled(plan))[0]
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(data=4, fsdp=2)], ids=["data8", "data4_fsdp2"])
-def test_eight_devices_train_as_one_and_compile_once(small, one_device, mesh):
-    plan = plan_for(small, mesh, 8)
-    losses, state = run(plan, plan.step)
-    np.testing.assert_allclose(losses, one_device, rtol=1e-5)
-    assert losses[-1] != losses[0]
+def test_eight_copies_train_as_one_device(small, one_device):
+    plan = plan_for(small, MeshConfig(), 8)
+    np.testing.assert_allclose(run(plan, compiled(plan))[0], one_device, rtol=1e-5)
+
+
+def test_one_compilation(small, one_device):
+    plan = plan_for(small, MeshConfig(data=4, fsdp=2), 8)
+    np.testing.assert_allclose(run(plan, plan.step)[0], one_device, rtol=1e-5)
     assert plan.step._cache_size() == 1
-    assert jax.tree.map(lambda leaf: leaf.sharding, state) == plan.shardings
 
 
 def test_fsdp_gathers_one_layer_at_a_time_and_never_shuffles(small, one_device):
     plan = plan_for(small, MeshConfig(data=1, fsdp=8), 8)
-    compiled = plan.step.lower(plan.state, plan.batch()).compile()
-    losses, state = run(plan, compiled)
+    step = compiled(plan)
+    losses, state = run(plan, step)
     np.testing.assert_allclose(losses, one_device, rtol=1e-5)
-    for leaf, at in zip(jax.tree.leaves(state), jax.tree.leaves(plan.shardings), strict=True):
-        assert leaf.sharding.is_equivalent_to(at, leaf.ndim)
+    assert len(set(losses)) == STEPS
     kernel = state.params["visual"]["blocks"]["mlp"]["fc"]["kernel"]
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 4, 128)}
 
-    program = compiled.as_text()
+    program = step.as_text()
     assert "all-to-all" not in program
     gathered = re.findall(r"= f32\[([\d,]+)\]\S* all-gather(?:-start)?\(.*op_name=\"([^\"]*)\"", program)
     in_loop = [shape for shape, where in gathered if "while/body" in where]
-    hidden = {"32,96", "32,32", "32,128", "128,32"}  # [in, out] of one layer
-    assert set(in_loop) == hidden
+    assert set(in_loop) == {"32,96", "32,32", "32,128", "128,32"}  # [in, out] of one layer
     assert len(in_loop) == 2 * 2 * 4  # both towers, forward and backward, four matrices
     assert not any(shape.startswith("2,") for shape, _ in gathered), "a whole stack is gathered at once"
