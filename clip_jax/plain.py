@@ -103,6 +103,8 @@ def _tuple(args: tuple[Any, ...], given: Any, where: str) -> tuple[Any, ...]:
 def _dataclass(cls: Any, given: Any, where: str) -> Any:
     if not isinstance(given, Mapping):
         raise ValueError(f"{where} is {given!r}; expected the fields of {cls.__name__}")
+    if cls in _NAMES and given.get("kind", _NAMES[cls]) != _NAMES[cls]:
+        raise ValueError(f"{where}.kind is {given['kind']!r}; only {_NAMES[cls]!r} is allowed here")
     fields = {field.name for field in dataclasses.fields(cls)}
     hints = get_type_hints(cls)
     values = {key: value for key, value in given.items() if not (key == "kind" and cls in _NAMES)}
@@ -110,7 +112,13 @@ def _dataclass(cls: Any, given: Any, where: str) -> Any:
         raise ValueError(
             f"{where} has no {unknown[0]!r}{near(unknown[0], fields)}; there are {', '.join(sorted(fields))}"
         )
+    if missing := [field.name for field in dataclasses.fields(cls) if _required(field) and field.name not in values]:
+        raise ValueError(f"{where} needs {', '.join(map(repr, missing))}")
     return cls(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def near(given: Any, choices: Any) -> str:
