@@ -112,7 +112,7 @@ def test_what_is_taken(given, wanted):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"nummer": 1}, "c has no 'nummer' .did you mean 'number'...; there are anything, choice, either"),
+        ({"nummer": 1}, "c has no 'nummer' .did you mean 'number'..; there are anything, choice, either"),
         ({"xyz": 1}, "c has no 'xyz'; there are"),
         ({"number": "1"}, "c.number is '1', a str; expected int"),
         ({"number": True}, "c.number is True, a bool; expected int"),
