@@ -98,7 +98,7 @@ def test_schedules_by_hand(config, wanted):
 
 def test_schedule_must_fit_into_the_run():
     learning_rate(OptimConfig(warmup_steps=6, cooldown_steps=4), 10)
-    with pytest.raises(ValueError, match="warmup_steps 7 . cooldown_steps 4 exceed the 10 steps"):
+    with pytest.raises(ValueError, match=r"warmup_steps 7 . cooldown_steps 4 exceed the 10 steps"):
         learning_rate(OptimConfig(warmup_steps=7, cooldown_steps=4), 10)
 
 
@@ -211,7 +211,7 @@ def test_trained_mask_and_its_errors():
     params = toy_params()
     trained = flat(trained_mask(OptimConfig(freeze=("visual/.*",)), params))
     assert all(mark == (not path.startswith("visual/")) for path, mark in trained.items())
-    with pytest.raises(ValueError, match="optim.freeze 'vision/.*' matches no parameter; paths look like"):
+    with pytest.raises(ValueError, match=r"optim.freeze 'vision/.*' matches no parameter; paths look like"):
         trained_mask(OptimConfig(freeze=("vision/.*",)), params)
     with pytest.raises(ValueError, match="freezes every parameter"):
         trained_mask(OptimConfig(freeze=(".*",)), params)
@@ -242,7 +242,9 @@ def test_ema_equals_the_recursion():
 
 def test_muon_orthogonalises_each_layer_on_its_own():
     params = toy_params()
-    grads = jax.tree.map(lambda leaf: jnp.asarray(np.random.default_rng(2).standard_normal(leaf.shape), jnp.float32), params)
+    grads = jax.tree.map(
+        lambda leaf: jnp.asarray(np.random.default_rng(2).standard_normal(leaf.shape), jnp.float32), params
+    )
     config = OptimConfig(name="muon", lr=1.0, **CONSTANT)
     found = flat(updates_of(config, params, grads)[0])
     adam = flat(updates_of(OptimConfig(lr=1.0, **CONSTANT), params, grads)[0])

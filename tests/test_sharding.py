@@ -155,8 +155,9 @@ def plan_for(small: CLIPConfig, mesh: MeshConfig, devices: int) -> Plan:
         mesh=dataclasses.replace(mesh, fsdp_min_size=512),
         optim=OptimConfig(lr=3e-3, warmup_steps=2, clip_norm=1.0),
     )
+    first = jax.devices()[:devices]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda given=jax.devices()[:devices]: given)
+        patch.setattr(jax, "devices", lambda: first)
         return Plan(config)
 
 
