@@ -1,6 +1,7 @@
 """clip-jax evaluate: a run's checkpoint through its evaluations, as a table and JSON."""
 
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 from absl import flags
@@ -10,7 +11,7 @@ from clip_jax.cli.configs import parse, take_config, to_dataclass
 from clip_jax.cli.start import start
 from clip_jax.evals.embed import Encoder
 from clip_jax.evals.suite import open_evaluations, run_evaluations, table, write_json
-from clip_jax.load import load_run
+from clip_jax.load import Weights, load_run
 from clip_jax.run_folder import EVALUATION, PICTURES
 
 USAGE = """usage: clip-jax evaluate WORKDIR [--weights auto|ema|raw] [--step N] [--config configs/X.py]
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> int:
     values = flags.FlagValues()
     argv, edited = take_config(values, argv)
     weights = flags.DEFINE_enum(
-        "weights", "auto", ["auto", "ema", "raw"], "auto: the average where there is one", flag_values=values
+        "weights", "auto", get_args(Weights), "auto: the average where there is one", flag_values=values
     )
     step = flags.DEFINE_integer(
         "step", None, "of the checkpoint; by default the best, else the newest", flag_values=values
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"give one run folder, got {folders or 'none'}; see clip-jax evaluate --help")
     start()
     folder = Path(folders[0])
-    run = load_run(folder, weights=weights.value, step=step.value)
+    run = load_run(folder, weights=cast(Weights, weights.value), step=step.value)
     evals = run.config.evals if edited is None else to_dataclass(edited).evals
     if not evals:
         raise ValueError(

@@ -14,12 +14,12 @@ def start(*, coordinator: str = "", processes: int = 1, process: int = 0) -> Non
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("clip_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.read("jax_compilation_cache_dir") is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "clip_jax" / "compiled"))
     if coordinator == "auto":
         jax.distributed.initialize()
     elif coordinator:
-        if jax.config.jax_platforms == "cpu":
+        if jax.config.read("jax_platforms") == "cpu":
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(coordinator, processes, process)

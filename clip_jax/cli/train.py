@@ -34,14 +34,14 @@ def main(argv: list[str]) -> int:
     process = flags.DEFINE_integer("process", 0, "which one this is, with --distributed HOST:PORT", flag_values=values)
     if extra := parse(values, argv, USAGE):
         raise ValueError(f"unexpected {extra}; see clip-jax train --help")
-    if edited is None or (workdir_flag.value is None and not dry_run.value):
+    workdir = Path(workdir_flag.value or "")
+    if edited is None or not (workdir_flag.value or dry_run.value):
         raise ValueError("give --config and --workdir; see clip-jax train --help")
     config = to_dataclass(edited)
     start(coordinator=coordinator.value, processes=processes.value, process=process.value)
     if dry_run.value:
         print_plan(Plan(config), Console())
         return 0
-    workdir = Path(workdir_flag.value)
     done = train(config, workdir, stop=StopSignal())
     if jax.process_index() == 0:
         what = "finished" if done.complete else "stopped, saved; the same command goes on"

@@ -6,8 +6,8 @@ No module below `clip_jax.data` imports JAX, so that worker processes start fast
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import grain
 import numpy as np
@@ -18,6 +18,7 @@ from clip_jax.data.source import BadSample, Sample, Source
 from clip_jax.tokenizer import Tokenizer
 
 _NEIGHBOURS = 64  # how many following samples are tried before a stretch counts as unreadable
+_THREADS = 2  # of this process that make batches where there are no workers; decoding lets go of Python's lock
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,8 @@ class TrainStream:
         process: int = 0,
         processes: int = 1,
     ):
+        if config.workers < 0 or config.prefetch < 1 or not 0 <= config.max_bad_share <= 1:
+            raise ValueError(f"{config}: workers at least 0, prefetch at least 1, max_bad_share in [0, 1]")
         if len(source) == 0:
             raise ValueError(f"source {source.name!r} is empty; nothing to train on")
         if batch_size % processes:
@@ -84,16 +87,16 @@ class TrainStream:
             source, target, config.augmentation, seed, batch_size, process * local, local, start_step
         )
         batches = grain.MapDataset.source(reader).batch(local, drop_remainder=True, batch_fn=_Collate(target))
-        threads = grain.ReadOptions(num_threads=4, prefetch_buffer_size=config.prefetch * local)
         if config.workers:
-            if not flags.FLAGS.is_parsed():  # Grain reads its own flags when it starts workers; without absl.app none is set
-                flags.FLAGS.mark_as_parsed()
-            dataset = batches.to_iter_dataset(dataclasses.replace(threads, num_threads=1, prefetch_buffer_size=1))
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # Grain asks for its own flags, which only absl.app would have set
+            dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
             workers = grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=config.prefetch)
             dataset = dataset.mp_prefetch(workers)
         else:
-            per_batch = dataclasses.replace(threads, num_threads=2, prefetch_buffer_size=config.prefetch)
-            dataset = batches.to_iter_dataset(per_batch)
+            dataset = batches.to_iter_dataset(
+                grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=config.prefetch)
+            )
         self._iterator = iter(dataset)
 
     def __iter__(self) -> Iterator[tuple[dict[str, np.ndarray], list[Bad]]]:
@@ -126,27 +129,27 @@ class _StreamReader:
     ):
         self._source, self._target, self._augmentation = source, target, augmentation
         self._seed, self._batch, self._offset, self._local, self._start = seed, batch_size, offset, local, start_step
-        order = grain.MapDataset.range(len(source)).seed(seed % 2**32)
+        order = grain.MapDataset.range(len(source)).seed(seed)
         self._order = order.shuffle().repeat()
         self._min_side = augmentation.min_side(target.image_size)
 
     def __len__(self) -> int:
         return sys.maxsize // 2
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        step, k = divmod(position, self._local)
-        index = (self._start + step) * self._batch + self._offset + k  # in the global stream
-        first = int(self._order[index])
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        step, k = divmod(index, self._local)
+        place = (self._start + step) * self._batch + self._offset + k  # in the global stream
+        first = cast(int, self._order[place])
         bad: list[dict[str, Any]] = []
         for neighbour in range(_NEIGHBOURS):
             chosen = (first + neighbour) % len(self._source)
             try:
                 sample = self._source[chosen]
-                rng = np.random.default_rng((self._seed, index))
+                rng = np.random.default_rng((self._seed, place))
                 image, caption = self._make(sample, rng)
             except BadSample as error:
                 where = {"uid": self._source.uid(chosen), "shard": self._source.shard(chosen), "reason": error.reason}
-                bad.append({"index": index} | where)
+                bad.append({"index": place} | where)
                 continue
             return {"image": image, "caption": caption, "uid": sample.uid, "bad": bad}
         raise ValueError(
@@ -170,7 +173,7 @@ class _Collate:
     def __init__(self, target: Target):
         self._tokenizer = Tokenizer(target.context_length)
 
-    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
         bad = [entry for sample in samples for entry in sample["bad"]]
         return {
             "image": np.stack([sample["image"] for sample in samples]),
@@ -205,8 +208,8 @@ class _EvalReader:
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, position: int) -> EvalItem | Bad:
-        index = self._indices[position]
+    def __getitem__(self, index: int) -> EvalItem | Bad:
+        index = self._indices[index]
         target = self._target
         try:
             sample = self._source[index]

@@ -1,0 +1,214 @@
+"""The stream: a pure function of (seed, step, k), whatever the number of processes and workers."""
+
+import dataclasses
+import io
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_jax.data.glyphs import Glyphs, GlyphsConfig
+from clip_jax.data.images import Augmentation
+from clip_jax.data.pipeline import Bad, EvalItem, ReadConfig, Target, TrainStream, eval_items
+from clip_jax.data.source import BadSample, Sample, Source, sample_uid
+
+TARGET = Target(image_size=16, context_length=12)
+SEVERE = Augmentation(
+    scale=(0.2, 1.0), flip=0.5, color_jitter=(0.4, 0.4, 0.4, 0.1), color_jitter_prob=0.8, gray_scale_prob=0.2
+)
+THREADS = ReadConfig(workers=0, augmentation=SEVERE)
+
+
+class Numbers:
+    """`count` samples whose image and captions tell their index; those in `bad` cannot be read."""
+
+    name = "numbers"
+    classes = ()
+
+    def __init__(self, count: int, bad: frozenset[int] = frozenset(), empty: frozenset[int] = frozenset()):
+        self._count, self._bad, self._empty = count, bad, empty
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        if index in self._bad:
+            raise BadSample("torn")
+        captions = (" ",) if index in self._empty else (f"number {index}", f"the {index}", f"{index} again")
+        image = np.full((20, 20, 3), index % 256, np.uint8)
+        return Sample(uid=self.uid(index), image=image, captions=captions)
+
+    def shard(self, index: int) -> str:
+        return f"shard-{index // 10}"
+
+    def uid(self, index: int) -> int:
+        return sample_uid(self.name, str(index))
+
+
+def batches(source: Source, steps: int, config: ReadConfig = THREADS, **options: int) -> list[dict[str, np.ndarray]]:
+    stream = TrainStream(source, TARGET, config, **({"seed": 3, "batch_size": 8} | options))
+    try:
+        return [next(stream)[0] for _ in range(steps)]
+    finally:
+        stream.close()
+
+
+def assert_same(one: list[dict[str, np.ndarray]], other: list[dict[str, np.ndarray]]) -> None:
+    assert len(one) == len(other)
+    for left, right in zip(one, other, strict=True):
+        assert left.keys() == right.keys()
+        for name in left:
+            np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def glyphs() -> Glyphs:
+    return Glyphs(GlyphsConfig(split="validation", size=16))
+
+
+def test_shapes_and_types(glyphs: Glyphs) -> None:
+    (batch,) = batches(glyphs, 1)
+    assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
+        "image": ((8, 16, 16, 3), "uint8"),
+        "text": ((8, 12), "int32"),
+        "uid": ((8,), "uint64"),
+        "replaced": ((8,), "int32"),
+    }
+
+
+def test_the_same_seed_gives_the_same_stream_and_another_another(glyphs: Glyphs) -> None:
+    assert_same(batches(glyphs, 3), batches(glyphs, 3))
+    other = batches(glyphs, 3, seed=4)
+    assert not np.array_equal(batches(glyphs, 1)[0]["uid"], other[0]["uid"])
+
+
+@pytest.mark.parametrize("start", [1, 4])
+def test_starting_at_a_step_gives_the_stream_from_there(glyphs: Glyphs, start: int) -> None:
+    assert_same(batches(glyphs, 6)[start:], batches(glyphs, 6 - start, start_step=start))
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_read_consecutive_slices_of_the_same_global_batch(glyphs: Glyphs, processes: int) -> None:
+    whole = batches(glyphs, 3)
+    parts = [batches(glyphs, 3, process=process, processes=processes) for process in range(processes)]
+    joined = [{name: np.concatenate([part[step][name] for part in parts]) for name in whole[step]} for step in range(3)]
+    assert_same(whole, joined)
+
+
+def test_workers_and_threads_give_the_same_stream(glyphs: Glyphs) -> None:
+    workers = dataclasses.replace(THREADS, workers=2)
+    assert_same(batches(glyphs, 5), batches(glyphs, 5, workers))
+
+
+def test_an_epoch_visits_each_sample_once_in_an_order_of_its_own() -> None:
+    source = Numbers(24)
+    uids = np.concatenate([batch["uid"] for batch in batches(source, 9)]).reshape(3, 24)
+    expected = {source.uid(index) for index in range(24)}
+    for epoch in uids:
+        assert set(epoch.tolist()) == expected
+    assert not np.array_equal(uids[0], uids[1])
+    assert not np.array_equal(uids[1], uids[2])
+
+
+def test_a_batch_larger_than_the_source_runs_into_the_next_epoch() -> None:
+    (batch,) = batches(Numbers(3), 1)
+    assert len(batch["uid"]) == 8
+
+
+def test_each_visit_draws_a_caption_and_an_augmentation(glyphs: Glyphs) -> None:
+    one = dataclasses.replace(THREADS, augmentation=Augmentation(scale=(0.2, 1.0)))
+    seen = batches(Numbers(1), 6, one)
+    assert len({row.tobytes() for batch in seen for row in batch["text"]}) == 3
+    drawing = batches(_One(glyphs), 2, one)
+    assert len({image.tobytes() for batch in drawing for image in batch["image"]}) > 8
+
+
+class _One(Numbers):
+    def __init__(self, inner: Glyphs):
+        super().__init__(1)
+        self._inner = inner
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._inner[5]
+
+
+def test_bad_samples_are_replaced_by_the_next_good_one_and_reported() -> None:
+    bad = frozenset({3, 4, 10})
+    source = Numbers(16, bad=bad, empty=frozenset({11}))
+    stream = TrainStream(source, TARGET, THREADS, seed=0, batch_size=8)
+    found, reports = zip(*[next(stream) for _ in range(2)], strict=True)
+    stream.close()
+    uids = np.concatenate([batch["uid"] for batch in found]).tolist()
+    for missing, instead, times in ((3, 5, 3), (10, 12, 3)):
+        assert source.uid(missing) not in uids
+        assert uids.count(source.uid(instead)) == times  # its own turn, and both of its bad neighbours'
+    said = {(report.uid, report.shard, report.reason) for batch in reports for report in batch}
+    assert said == {
+        (source.uid(3), "shard-0", "torn"),
+        (source.uid(4), "shard-0", "torn"),
+        (source.uid(10), "shard-1", "torn"),
+        (source.uid(11), "shard-1", "empty caption"),
+    }
+    assert sum(int(batch["replaced"].sum()) for batch in found) == sum(len(batch) for batch in reports) == 6
+
+
+def test_a_stretch_without_a_readable_sample_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"64 samples in a row cannot be read, from shard-\d+ to shard-\d+.*torn"):
+        batches(Numbers(100, bad=frozenset(range(100))), 1)
+
+
+def test_undecodable_bytes_are_bad_samples() -> None:
+    class Torn(Numbers):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            return dataclasses.replace(sample, image=b"not an image") if index == 1 else sample
+
+    found = batches(Torn(8), 1)
+    assert found[0]["replaced"].sum() == 1
+
+
+def test_large_jpegs_are_decoded_small_enough_to_be_fast_and_large_enough_to_crop() -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((800, 600), 60).convert("RGB").save(buffer, "JPEG")
+
+    class Photo(Numbers):
+        def __getitem__(self, index: int) -> Sample:
+            return dataclasses.replace(super().__getitem__(index), image=buffer.getvalue())
+
+    (batch,) = batches(Photo(8), 1)
+    assert batch["image"].std() > 5
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (Numbers(0), {}, "'numbers' is empty"),
+        (Numbers(4), {"batch_size": 9, "processes": 2}, "batch 9 does not split over 2 processes"),
+    ],
+)
+def test_errors(source: Source, options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        batches(source, 1, **options)
+
+
+def test_wrong_read_configs() -> None:
+    with pytest.raises(ValueError, match="workers at least 0"):
+        batches(Numbers(8), 1, ReadConfig(workers=-1))
+
+
+def test_eval_items_come_in_order_unaugmented_with_all_captions() -> None:
+    source = Numbers(12, bad=frozenset({5}))
+    items = list(eval_items(source, TARGET, range(2, 9)))
+    assert [item.index for item in items] == list(range(2, 9))
+    assert isinstance(items[3], Bad)
+    assert items[3].reason == "torn"
+    good = items[4]
+    assert isinstance(good, EvalItem)
+    assert good.captions == ("number 6", "the 6", "6 again")
+    assert good.image.shape == (16, 16, 3)
+    assert (good.image == 6).all()
+
+
+def test_the_stream_reader_is_small_to_pickle(glyphs: Glyphs) -> None:
+    assert len(pickle.dumps(glyphs)) < 2e6
