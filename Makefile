@@ -23,7 +23,7 @@ quickstart: $(VENV)/.base
 	@$(BIN)/python -m clip_jax report $(RUN)
 
 lint: $(VENV)/.test
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint
 	@$(BIN)/python -m pytest -n 2 -m "not slow"
