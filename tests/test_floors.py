@@ -1,0 +1,133 @@
+"""The house has floors: a module imports only from lower ones, and the ground floors stay light."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "clip_jax"
+
+# Lowest first. A new module gets a place here; one that does not fit is a sign to think about what it does.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    (  # what a sample is, what a tree is, text to ids, figures over scores; packages hold nothing but their docstring
+        *("", "cli", "data", "evals", "losses", "models"),
+        *("tree", "tokenizer", "metrics", "writers", "preemption", "state"),
+        *("data.source", "data.files", "data.mapped", "data.tars", "data.tfds_fields", "data.glyph_words"),
+        *("losses.collect", "cli.start"),
+    ),
+    (  # placement, losses, optimizers, checkpoints, single sources
+        *("sharding", "optim", "checkpoint", "losses.contrastive"),
+        *(
+            "data.images",
+            "data.digits",
+            "data.table",
+            "data.tfds",
+            "data.mixture",
+            "data.tar_index",
+            "data.glyph_names",
+        ),
+    ),
+    ("models.layers", "objectives", "data.pipeline", "data.webdataset", "data.glyph_fonts"),
+    ("models.vit", "models.text", "data.glyphs", "run_folder"),  # one tower each
+    ("models.clip", "data.sources"),
+    ("models.presets", "models.flops", "step", "evals.embed"),
+    ("evals.protocol",),
+    ("evals.retrieval", "evals.zero_shot", "evals.showcase"),  # one protocol a file
+    ("evals.suite",),
+    ("experiment", "plain"),
+    ("load", "cli.configs", "cli.dry_run"),
+    ("train", "report_read"),
+    ("report_words", "report_plots"),
+    ("report_curves",),
+    ("report",),
+    ("cli.train", "cli.evaluate", "cli.report"),  # one command a file
+    ("__main__",),
+)
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): file
+    for file in sorted(ROOT.rglob("*.py"))
+}
+
+
+def imports(name: str) -> Iterator[tuple[str, bool]]:
+    """(absolute name of each imported module, whether it is imported as soon as this one is)."""
+    parsed = ast.parse(MODULES[name].read_text())
+    at_once = {id(node) for node in parsed.body}
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in at_once) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: write imports from the root, not relative ones"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if own(inner) in MODULES else node.module or "", id(node) in at_once
+
+
+def own(module: str) -> str | None:
+    """`clip_jax.a.b` -> `a.b`, None for modules of others."""
+    return module.removeprefix("clip_jax").lstrip(".") if module.split(".")[0] == "clip_jax" else None
+
+
+def test_every_module_has_one_floor():
+    assert set(MODULES) == set(FLOOR)
+    assert len(FLOOR) == sum(map(len, FLOORS))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down(name):
+    for module, _ in imports(name):
+        used = own(module)
+        if used is not None:
+            assert FLOOR[used] < FLOOR[name], f"{name} (floor {FLOOR[name]}) imports {used} (floor {FLOOR[used]})"
+
+
+# Which modules may import a heavy package, and whether they may as soon as they are imported themselves.
+@pytest.mark.parametrize(
+    ("package", "where", "at_once"),
+    [
+        ("flax", ("models",), True),
+        ("matplotlib", ("report",), True),
+        ("torch", (), False),
+        ("tensorflow", (), False),
+        ("wandb", ("writers",), False),
+        ("ml_collections", ("cli",), True),
+    ],
+)
+def test_heavy_packages_stay_where_they_belong(package, where, at_once):
+    users = {(name, now) for name in MODULES for module, now in imports(name) if module.split(".")[0] == package}
+    assert not {name for name, _ in users if not name.startswith(where)}
+    assert at_once or not {name for name, now in users if now}
+
+
+def test_worker_processes_need_no_jax():
+    for name in MODULES:
+        if name.startswith(("data", "tokenizer", "metrics")):
+            assert not {module for module, _ in imports(name) if module.split(".")[0] in ("jax", "flax", "optax")}, name
+
+
+def run_python(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT.parent, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_import_clip_jax_is_light():
+    seconds, heavy = run_python(
+        "import sys, time; began = time.perf_counter(); import clip_jax; print(time.perf_counter() - began, "
+        "sorted({m.split('.')[0] for m in sys.modules} & {'jax', 'numpy', 'flax', 'torch', 'tensorflow'}))"
+    ).split(" ", 1)
+    assert float(seconds) < 0.3
+    assert heavy == "[]"
+
+
+def test_the_pipeline_starts_no_device():
+    """Grain itself imports JAX; worker processes must still be free of devices, and of other frameworks."""
+    found = run_python(
+        "import sys, clip_jax.data.pipeline, clip_jax.data.sources; from jax._src import xla_bridge; "
+        "print(xla_bridge.backends_are_initialized(), "
+        "sorted({m.split('.')[0] for m in sys.modules} & {'flax', 'optax', 'torch', 'tensorflow', 'matplotlib'}))"
+    )
+    assert found == "False []"
