@@ -96,7 +96,7 @@ def test_text_is_causal_by_gradients(small, small_params):
 
 @pytest.fixture(scope="module")
 def stack():
-    blocks = jax.jit(lambda: stacked_blocks(3, 16, 2, 4.0, causal=True, quick=False, rngs=nnx.Rngs(0)))()
+    blocks = jax.jit(lambda: stacked_blocks(2, 16, 2, 4.0, causal=True, quick=False, rngs=nnx.Rngs(0)))()
     x = jax.random.normal(jax.random.key(1), (2, 5, 16), jnp.float32)
 
     def out_and_grads(running: Running):
