@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +31,31 @@ class CheckpointConfig:
     best: str = ""
 
 
+class SaveFailed(Exception):
+    """A checkpoint could not be written; the ones before it are as they were."""
+
+
 class Checkpoints:
-    """The checkpoints in one folder."""
+    """The checkpoints in one folder. read_only: beside a run that may be writing."""
 
-    def __init__(self, folder: Path, config: CheckpointConfig):
+    def __init__(self, folder: Path, config: CheckpointConfig, *, read_only: bool = False):
+        self._config, self._folder, self._read_only = config, folder, read_only
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
         def metric(metrics: Mapping[str, float]) -> float:
-            return metrics[config.best]
+            return metrics[self._config.best]
 
-        policies: list[Any] = [managers.LatestN(config.keep)]
-        if config.best:
+        policies: list[Any] = [managers.LatestN(self._config.keep)]
+        if self._config.best:
             policies.append(managers.BestN(get_metric_fn=metric, n=1))
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=managers.AnyPreservationPolicy(policies), best_fn=metric if config.best else None
+            preservation_policy=managers.AnyPreservationPolicy(policies),
+            best_fn=metric if self._config.best else None,
+            read_only=self._read_only,
+            cleanup_tmp_directories=not self._read_only,  # what a killed run had half written
         )
-        self._config, self._folder = config, folder
-        self._manager = ocp.CheckpointManager(folder.absolute(), item_names=_ITEMS, options=options)
+        return ocp.CheckpointManager(self._folder.absolute(), item_names=_ITEMS, options=options)
 
     def steps(self) -> list[int]:
         """Steps that have a complete checkpoint, oldest first."""
@@ -56,18 +66,18 @@ class Checkpoints:
         return (self._manager.best_step() if self._config.best else None) or self._manager.latest_step()
 
     def save(self, state: TrainState, metrics: Mapping[str, float]) -> None:
-        """Starts to write `state`; returns when it has left the devices. Raises what went wrong with the save before."""
+        """Starts to write `state`; returns when it has left the devices. Call `wait` before: one save at a time.
+
+        Raises SaveFailed where it cannot even begin; what goes wrong in the background, `wait` raises.
+        """
         rest = _rest(state)
         items: dict[str, Any] = {"params": ocp.args.StandardSave(state.params), "rest": ocp.args.StandardSave(rest)}
         if state.ema is not None:
             items["ema"] = ocp.args.StandardSave(state.ema)
         proof = {"fingerprints": _fingerprints({"params": state.params, "ema": state.ema, "rest": rest})}
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(proof=ocp.args.JsonSave(proof), **items),
-            metrics={self._config.best: metrics[self._config.best]} if self._config.best in metrics else None,
-            force=True,
-        )
+        figure = {self._config.best: metrics[self._config.best]} if self._config.best in metrics else None
+        args = ocp.args.Composite(proof=ocp.args.JsonSave(proof), **items)
+        self._settled(lambda: self._manager.save(int(state.step), args=args, metrics=figure, force=True))
 
     def restore(self, abstract: TrainState, step: int | None = None) -> TrainState | None:
         """The newest checkpoint that is whole, or None where there is none; `abstract` gives shapes and placement.
@@ -107,12 +117,21 @@ class Checkpoints:
         return self._manager.item_metadata(step)["ema"] is not None
 
     def wait(self) -> None:
-        """Returns when all is on disk. Raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+        """Returns when all is on disk. Raises SaveFailed where it is not; the next save starts afresh."""
+        self._settled(self._manager.wait_until_finished)
 
     def close(self) -> None:
         """Waits, then lets go of the folder."""
         self._manager.close()
+
+    def _settled(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Exception as error:  # Orbax passes on what its threads, TensorStore or the file system said
+            self._manager = self._open()
+            full = "No space left on device"
+            reason = full if full in str(error) else f"{type(error).__name__}: {str(error)[:500]}"
+            raise SaveFailed(reason) from error
 
     def _set_aside(self, steps: list[int]) -> None:
         if steps and jax.process_index() == 0:
@@ -147,7 +166,7 @@ class _Damaged(Exception):
 
 def _is_mismatch(error: Exception) -> bool:
     text = str(error)
-    return isinstance(error, (ValueError, KeyError)) and ("tree structures do not match" in text or "shape" in text)
+    return isinstance(error, (ValueError, KeyError)) and "tree structures do not match" in text
 
 
 def _rest(state: TrainState) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def load_run(folder: Path, *, weights: Weights = "auto", step: int | None = None
     mesh = sharding.make_mesh(MeshConfig())
     if not (folder / CHECKPOINTS).is_dir():
         raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first")
-    checkpoints = Checkpoints(folder / CHECKPOINTS, config.checkpoint)
+    checkpoints = Checkpoints(folder / CHECKPOINTS, config.checkpoint, read_only=True)
     try:
         steps = checkpoints.steps()
         chosen = checkpoints.best() if step is None else step

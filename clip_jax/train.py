@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from clip_jax import sharding
-from clip_jax.checkpoint import Checkpoints
+from clip_jax.checkpoint import Checkpoints, SaveFailed
 from clip_jax.data.pipeline import TrainStream
 from clip_jax.data.source import Source
 from clip_jax.data.sources import open_source
@@ -170,15 +170,17 @@ class _Loop:
         return figures
 
     def _save(self, state: TrainState, figures: dict[str, float], progress: Progress) -> None:
-        try:
-            self._checkpoints.save(state, figures)
-        except OSError as error:  # a full disk must not end days of training: the next save may find room
-            progress.say(f"a checkpoint could not be written ({error}); training goes on without it")
+        # A full disk must not end days of training: the next save may find room.
+        for work in (self._checkpoints.wait, lambda: self._checkpoints.save(state, figures)):
+            try:
+                work()
+            except SaveFailed as error:
+                progress.say(f"a checkpoint could not be written ({error}); training goes on without it")
 
     def _finish_saving(self, step: int) -> None:
         try:
             self._checkpoints.wait()
-        except OSError as error:
+        except SaveFailed as error:
             raise RuntimeError(
                 f"the last checkpoint, at step {step}, could not be written: {error}. Free some space and run the same "
                 f"command again; it goes on from step {max(self._checkpoints.steps(), default=0)}"

@@ -1,16 +1,18 @@
 """The train loop: golden losses, exact resume, what it survives, and what it refuses."""
 
 import dataclasses
-import errno
 import json
 import logging
+import os
 import random
 import shutil
+import subprocess
 from collections import namedtuple
 from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from clip_jax import run_folder
@@ -211,31 +213,65 @@ def test_no_room_for_checkpoints_is_said_before_the_first_step(
     assert not (tmp_path / run_folder.METRICS).exists()
 
 
+def _full_for(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Saves of these steps fail as on a full disk: in the background, in TensorStore's words."""
+    real = ocp.CheckpointManager.wait_until_finished
+    save = ocp.CheckpointManager.save
+    failed: list[int] = []
+
+    def wait(self: ocp.CheckpointManager) -> None:
+        real(self)
+        if failed:
+            step = failed.pop()
+            raise ValueError(f"RESOURCE_EXHAUSTED: writing step {step}: No space left on device [os_error_code='28']")
+
+    def full(self: ocp.CheckpointManager, step: int, **kwargs: object) -> bool:
+        if step in steps:
+            failed.append(step)
+            return True
+        return save(self, step, **kwargs)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", wait)
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+
+
 def test_a_full_disk_at_checkpoint_time_does_not_end_the_run(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    finished: Path,
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    save, failures = Checkpoints.save, []
-
-    def full_once(self: Checkpoints, state: object, metrics: object) -> None:
-        if not failures:
-            failures.append(1)
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(self, state, metrics)  # pyright: ignore[reportArgumentType]
-
-    monkeypatch.setattr(Checkpoints, "save", full_once)
+    _full_for(monkeypatch, {4, 6})
     assert train(config, tmp_path).complete
-    assert "a checkpoint could not be written" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert said.count("a checkpoint could not be written (No space left on device)") == 2
+    assert (tmp_path / run_folder.METRICS).read_bytes() == (finished / run_folder.METRICS).read_bytes()
+    assert {int(step.name) for step in (tmp_path / run_folder.CHECKPOINTS).glob("[0-9]*")} == {8, 12}
 
 
 def test_a_full_disk_for_the_last_checkpoint_is_an_error_that_says_where_the_run_stands(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Checkpoints) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Checkpoints, "wait", full)
-    with pytest.raises(RuntimeError, match="the last checkpoint, at step 12, could not be written"):
+    _full_for(monkeypatch, {12})
+    with pytest.raises(RuntimeError, match=r"at step 12, could not be written: No space left .* from step 8"):
         train(config, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounts a file system of 20 MB")
+def test_a_really_full_disk(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: room(10**12, 0, 10**12))
+    small = dataclasses.replace(config, checkpoint=CheckpointConfig(every=4, keep=1))
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(tmp_path)]).returncode:
+        pytest.skip("this machine does not let us mount")
+    try:
+        with pytest.raises(RuntimeError, match="No space left on device"):
+            train(small, tmp_path / "run")
+        assert train_module.Checkpoints(tmp_path / "run" / run_folder.CHECKPOINTS, small.checkpoint).steps() == [4]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_two_runs_in_one_folder(config: TrainConfig, tmp_path: Path) -> None:
