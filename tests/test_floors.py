@@ -39,9 +39,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("evals.suite",),
     ("experiment", "plain"),
     ("load", "cli.configs", "cli.dry_run"),
-    ("train", "report_read"),
-    ("report_words", "report_plots"),
-    ("report_curves",),
+    ("train", "report.read"),
+    ("report.words", "report.plots"),
+    ("report.curves",),
+    ("report.page",),
     ("report",),
     ("cli.train", "cli.evaluate", "cli.report"),  # one command a file
     ("__main__",),

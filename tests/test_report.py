@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_jax import report_plots, report_words
 from clip_jax.cli import report as command
 from clip_jax.data.digits import DigitsConfig
 from clip_jax.data.glyphs import GlyphsConfig
@@ -30,8 +29,10 @@ from clip_jax.experiment import TrainConfig
 from clip_jax.models.presets import preset
 from clip_jax.optim import OptimConfig
 from clip_jax.plain import to_dict
+from clip_jax.report import plots as report_plots
+from clip_jax.report import words as report_words
 from clip_jax.report import write_report
-from clip_jax.report_read import read_run
+from clip_jax.report.read import read_run
 
 NASTY = '<script>alert("1")</script> & $x_1$'
 QUERIES = ("a red heart", NASTY)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from clip_jax.report_plots import Line, chart
-from clip_jax.report_read import Recorded, Series
-from clip_jax.report_words import figure_words, listing, percent
+from clip_jax.report.plots import Line, chart
+from clip_jax.report.read import Recorded, Series
+from clip_jax.report.words import figure_words, listing, percent
 
 
 def curves(run: Recorded) -> list[dict[str, Any]]:

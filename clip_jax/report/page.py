@@ -16,10 +16,10 @@ from clip_jax import tree
 from clip_jax.evals.protocol import Outcome
 from clip_jax.models.clip import init_params
 from clip_jax.plain import to_dict
-from clip_jax.report_curves import curves, evaluation_curves, skips, speed_curves
-from clip_jax.report_plots import data_uri, heat
-from clip_jax.report_read import Recorded, Series, read_run
-from clip_jax.report_words import (
+from clip_jax.report.curves import curves, evaluation_curves, skips, speed_curves
+from clip_jax.report.plots import data_uri, heat
+from clip_jax.report.read import Recorded, Series, read_run
+from clip_jax.report.words import (
     OWN_DATA,
     failed,
     figure_words,

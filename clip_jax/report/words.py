@@ -13,7 +13,7 @@ from clip_jax.evals.protocol import Figure, Outcome
 from clip_jax.models.clip import CLIPConfig
 from clip_jax.models.presets import NAMES, preset
 from clip_jax.plain import to_dict
-from clip_jax.report_read import Recorded
+from clip_jax.report.read import Recorded
 
 _HEADLINES = ("text_to_image_r1", "top1")  # the figure that speaks for an evaluation, else its first
 _SLOW_LOADER = 0.2  # share of the time

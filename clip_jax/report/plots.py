@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clip_jax.report_read import Series
+from clip_jax.report.read import Series
 
 _POINTS = 400  # a line's; longer ones are averaged down to as many
 _FEW = 40  # points up to which each gets a marker
