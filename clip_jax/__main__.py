@@ -3,6 +3,8 @@
 import difflib
 import importlib
 import sys
+import traceback
+from pathlib import Path
 
 # command -> (module in clip_jax.cli, one line of help)
 COMMANDS = {
@@ -28,11 +30,17 @@ def main() -> None:
     module = importlib.import_module(f"clip_jax.cli.{command}")
     try:
         sys.exit(module.main([f"clip-jax {command}", *arguments[1:]]))
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
-            raise  # not one of ours: the traceback is what helps
+    except (ValueError, FileNotFoundError, ModuleNotFoundError, RuntimeError) as error:
+        if not _is_ours(error):
+            raise
         print(f"clip-jax {command}: {error}", file=sys.stderr)
-        sys.exit(2 if not isinstance(error, RuntimeError) else 1)
+        sys.exit(1 if isinstance(error, RuntimeError) else 2)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised it, with a message for users; of any other error the traceback is what helps."""
+    raised_in = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    return Path(raised_in).is_relative_to(Path(__file__).parent)
 
 
 if __name__ == "__main__":

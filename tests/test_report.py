@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_jax import tree
 from clip_jax.cli import report as command
 from clip_jax.data.digits import DigitsConfig
 from clip_jax.data.glyphs import GlyphsConfig
@@ -26,6 +27,7 @@ from clip_jax.evals.retrieval import RetrievalConfig
 from clip_jax.evals.showcase import ShowcaseConfig
 from clip_jax.evals.zero_shot import ZeroShotConfig
 from clip_jax.experiment import TrainConfig
+from clip_jax.models.clip import abstract_params
 from clip_jax.models.presets import preset
 from clip_jax.optim import OptimConfig
 from clip_jax.plain import to_dict
@@ -233,7 +235,7 @@ def test_page_has_all_sections(page):
     for words in (
         "a run",
         "tiny",
-        "7,781,761",
+        f"{tree.count(abstract_params(preset('tiny'))):,}",
         "glyphs (split train)",
         "38,400",
         "3:12",
