@@ -1,7 +1,9 @@
 """Eight virtual CPU devices, strict promotion, and the small model that most tests share."""
 
+import dataclasses
 import os
 import tempfile
+from typing import Any
 
 # One compile cache a test run, shared by all workers and subprocesses: most time would go into compiling the same again.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="clip_jax_compiled_"))
@@ -14,12 +16,18 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from clip_jax.experiment import Plan, TrainConfig
 from clip_jax.models.clip import CLIPConfig, init_params
 from clip_jax.models.text import TextConfig
 from clip_jax.models.vit import VisionConfig
+from clip_jax.optim import OptimConfig
 from clip_jax.sharding import MeshConfig, make_mesh
+from clip_jax.state import TrainState
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Halves the time to compile a program whose own speed does not matter.
+QUICK_COMPILE = {"xla_backend_optimization_level": 0}
 
 SMALL = CLIPConfig(
     embed_dim=16,
@@ -62,6 +70,44 @@ def mesh42() -> Mesh:
 def small_batch(small: CLIPConfig) -> dict[str, np.ndarray]:
     """Sixteen random pairs; every text ends in its highest id, 63."""
     return random_batch(small, 16, seed=0)
+
+
+@pytest.fixture(scope="session")
+def small_plan(small: CLIPConfig) -> Plan:
+    """The small model's training on eight devices along `data`, in batches of 16."""
+    return plan_for(small, MeshConfig(), 8)
+
+
+@pytest.fixture(scope="session")
+def small_step(small_plan: Plan) -> Any:
+    """Its compiled step."""
+    return compiled_step(small_plan)
+
+
+@pytest.fixture(scope="session")
+def small_start(small_plan: Plan) -> TrainState:
+    """Its state before the first step, as host arrays: the step gives up its input's buffers."""
+    return jax.device_get(small_plan.initial_state())
+
+
+def plan_for(model: CLIPConfig, mesh: MeshConfig, devices: int) -> Plan:
+    """A training of `model` on the first `devices` devices; a plan by itself takes all."""
+    config = TrainConfig(
+        model=model,
+        steps=20,
+        batch_size=16,
+        mesh=dataclasses.replace(mesh, fsdp_min_size=512),
+        optim=OptimConfig(lr=1e-2, schedule="constant", warmup_steps=4, ema_decay=0.9),
+    )
+    first = jax.devices()[:devices]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: first)
+        return Plan(config)
+
+
+def compiled_step(plan: Plan) -> Any:
+    """The plan's step, ahead of time."""
+    return plan.step.lower(plan.state, plan.batch()).compile(QUICK_COMPILE)
 
 
 def random_batch(config: CLIPConfig, size: int, seed: int) -> dict[str, np.ndarray]:

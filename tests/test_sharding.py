@@ -10,11 +10,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from clip_jax import sharding, tree
-from clip_jax.experiment import Plan, TrainConfig
-from clip_jax.models.clip import CLIPConfig, abstract_params
+from clip_jax.experiment import Plan
+from clip_jax.models.clip import abstract_params
 from clip_jax.optim import OptimConfig, make_optimizer
 from clip_jax.sharding import BATCH, DATA, FSDP, MeshConfig, make_mesh
-from tests.conftest import random_batch
+from tests.conftest import compiled_step, plan_for, random_batch
 
 STEPS = 3
 
@@ -147,25 +147,6 @@ def test_to_global_keeps_the_rows(mesh42):
         assert {shard.data.shape[0] for shard in array.addressable_shards} == {2}
 
 
-def plan_for(small: CLIPConfig, mesh: MeshConfig, devices: int) -> Plan:
-    config = TrainConfig(
-        model=small,
-        steps=10,
-        batch_size=16,
-        mesh=dataclasses.replace(mesh, fsdp_min_size=512),
-        optim=OptimConfig(lr=3e-3, schedule="constant", warmup_steps=2),
-    )
-    first = jax.devices()[:devices]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda: first)
-        return Plan(config)
-
-
-def compiled(plan: Plan) -> Any:
-    """The step, compiled in half the time that XLA's default level takes."""
-    return plan.step.lower(plan.state, plan.batch()).compile({"xla_backend_optimization_level": 0})
-
-
 def run(plan: Plan, step: Any, start: Any) -> tuple[list[float], Any]:
     state, losses = jax.device_put(start, plan.shardings, may_alias=False), []
     for number in range(STEPS):
@@ -180,31 +161,24 @@ def run(plan: Plan, step: Any, start: Any) -> tuple[list[float], Any]:
 
 
 @pytest.fixture(scope="module")
-def start(small):
-    """The state before the first step, as host arrays."""
-    return jax.device_get(plan_for(small, MeshConfig(), 1).initial_state())
-
-
-@pytest.fixture(scope="module")
-def one_device(small, start):
+def one_device(small, small_start):
     plan = plan_for(small, MeshConfig(), 1)
-    return run(plan, compiled(plan), start)[0]
+    return run(plan, compiled_step(plan), small_start)[0]
 
 
-def test_eight_copies_train_as_one_device(small, start, one_device):
-    plan = plan_for(small, MeshConfig(), 8)
-    np.testing.assert_allclose(run(plan, compiled(plan), start)[0], one_device, rtol=1e-5)
+def test_eight_copies_train_as_one_device(small_plan, small_step, small_start, one_device):
+    np.testing.assert_allclose(run(small_plan, small_step, small_start)[0], one_device, rtol=1e-5)
 
 
-def test_one_compilation(small, start, one_device):
+def test_one_compilation(small, small_start, one_device):
     plan = plan_for(small, MeshConfig(data=4, fsdp=2), 8)
-    np.testing.assert_allclose(run(plan, plan.step, start)[0], one_device, rtol=1e-5)
+    np.testing.assert_allclose(run(plan, plan.step, small_start)[0], one_device, rtol=1e-5)
     assert plan.step._cache_size() == 1
 
 
 def test_fsdp_gathers_one_layer_at_a_time_and_never_shuffles(small, one_device):
     plan = plan_for(small, MeshConfig(data=1, fsdp=8), 8)
-    step = compiled(plan)
+    step = compiled_step(plan)
     losses, state = run(plan, step, plan.initial_state())  # the same numbers, each shard made where it lies
     np.testing.assert_allclose(losses, one_device, rtol=1e-5)
     assert len(set(losses)) == STEPS

@@ -17,10 +17,11 @@ from clip_jax.models.clip import CLIPConfig, abstract_params, adapt_positions, b
 from clip_jax.models.layers import Block, Running, run_blocks, stacked_blocks
 from clip_jax.models.text import TextConfig
 from clip_jax.models.vit import VisionConfig, drop_patches, resize_positions
+from tests.conftest import QUICK_COMPILE
 from tests.models import reference
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK_COMPILE)
 def encode(config: CLIPConfig, params, images, tokens, key=None):
     clip = bind(config, params)
     return clip.encode_image(images, key), clip.encode_text(tokens)
@@ -88,8 +89,9 @@ def test_text_is_causal_by_gradients(small, small_params):
         return bind(small, small_params | {"text": text}).encode_text(tokens)[0, 0]
 
     text = small_params["text"]
-    both = jax.jit(jax.grad(first_number, argnums=(0, 1)))(text["token_embedding"], text["positional_embedding"])
-    by_id, by_position = (np.abs(grad).max(axis=-1) for grad in both)
+    grad = jax.jit(jax.grad(first_number, argnums=(0, 1)), compiler_options=QUICK_COMPILE)
+    found = grad(text["token_embedding"], text["positional_embedding"])
+    by_id, by_position = (np.abs(array).max(axis=-1) for array in found)
     np.testing.assert_array_equal(by_id[tokens[0]] > 0, np.arange(8) <= end)
     np.testing.assert_array_equal(by_position > 0, np.arange(8) <= end)
 
@@ -104,7 +106,8 @@ def stack():
             y = run_blocks(blocks, x, running)
             return (y * jnp.cos(y)).sum(), y
 
-        (_, y), grads = jax.jit(jax.value_and_grad(weigh, argnums=(0, 1), has_aux=True))(blocks, x)
+        both = jax.value_and_grad(weigh, argnums=(0, 1), has_aux=True)
+        (_, y), grads = jax.jit(both, compiler_options=QUICK_COMPILE)(blocks, x)
         return y, grads
 
     return out_and_grads, out_and_grads(Running())
