@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from clip_jax.data.digits import DigitsConfig
 from clip_jax.data.glyphs import GlyphsConfig
+from clip_jax.data.sources import MixtureConfig, Weighted
 from clip_jax.evals.retrieval import RetrievalConfig
 from clip_jax.evals.showcase import ShowcaseConfig
 from clip_jax.evals.zero_shot import ZeroShotConfig
@@ -32,9 +33,10 @@ def get_config(model: str = "tiny") -> ConfigDict:
     config.model.running.scan = False  # larger program, faster on CPU
     config.steps = 600
     config.batch_size = 256
-    config.source = part(GlyphsConfig(split="train"))
+    colored, black = GlyphsConfig(), GlyphsConfig(colors="black_on_white")  # in black, only the shape tells
+    config.source = part(MixtureConfig(parts=(Weighted(weight=1, source=colored), Weighted(weight=1, source=black))))
     config.read.workers = 0
-    config.optim.lr = 1e-3
+    config.optim.lr = 1.5e-3
     config.optim.warmup_steps = 60
     config.optim.weight_decay = 0.1
     config.optim.clip_norm = 1.0
@@ -46,6 +48,11 @@ def get_config(model: str = "tiny") -> ConfigDict:
         "other_designers": part(RetrievalConfig(source=GlyphsConfig(split="designers", limit=500), first_caption=True)),
         "held_out_concepts": part(
             RetrievalConfig(source=GlyphsConfig(split="concepts", limit=500), first_caption=True)
+        ),
+        "shapes_alone": part(
+            RetrievalConfig(
+                source=GlyphsConfig(split="designers", limit=500, colors="black_on_white"), first_caption=True
+            )
         ),
         "digits": part(
             ZeroShotConfig(source=DigitsConfig(), templates=("the number {}", "a {}", "a black {} on white"))

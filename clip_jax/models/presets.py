@@ -35,8 +35,8 @@ _PRESETS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "ViT-T-16": (384, {"width": 192, "patch_size": 16}, _SMALL_TEXT),
     "tiny": (  # ours: for tests and the quickstart; trains on two cores
         128,
-        {"layers": 4, "width": 128, "head_width": 32, "patch_size": 8, "image_size": 48},
-        {"context_length": 20, "width": 128, "heads": 4, "layers": 3},
+        {"layers": 4, "width": 128, "head_width": 32, "patch_size": 8, "image_size": 32},
+        {"context_length": 16, "width": 128, "heads": 4, "layers": 3},
     ),
 }
 
