@@ -10,11 +10,11 @@ $(VENV)/.base: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("clip_jax needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make $@ PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || { echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing (about 600 MB, once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.base
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[test]"
 	@touch $@
 
 quickstart: $(VENV)/.base
@@ -26,11 +26,11 @@ lint: $(VENV)/.test
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint
-	@$(BIN)/python -m pytest -n 2 -m "not slow"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 # All tests; and again on the newest Python this machine has, where that is another one.
 test-all: lint
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 	@newest=$$($(BIN)/python tests/newest_python.py) && if [ -n "$$newest" ]; then \
 	  echo "once more on $$newest"; $(MAKE) --no-print-directory test PYTHON="$$newest" VENV=.venv-newest; fi
 

@@ -31,18 +31,18 @@ def get_config(model: str = "tiny") -> ConfigDict:
     """`model`: an open_clip name."""
     config = base(model)
     config.model.running.scan = False  # larger program, faster on CPU
-    config.steps = 600
+    config.steps = 500
     config.batch_size = 256
     colored, black = GlyphsConfig(), GlyphsConfig(colors="black_on_white")  # in black, only the shape tells
     config.source = part(MixtureConfig(parts=(Weighted(weight=1, source=colored), Weighted(weight=1, source=black))))
     config.read.workers = 0
     config.optim.lr = 1.5e-3
-    config.optim.warmup_steps = 60
+    config.optim.warmup_steps = 50
     config.optim.weight_decay = 0.1
     config.optim.clip_norm = 1.0
     config.optim.ema_decay = 0.99
-    config.checkpoint.every = 150
-    config.eval_every = 150
+    config.checkpoint.every = 125
+    config.eval_every = 125
     config.evals = {
         "validation": part(RetrievalConfig(source=GlyphsConfig(split="validation", limit=300), first_caption=True)),
         "other_designers": part(RetrievalConfig(source=GlyphsConfig(split="designers", limit=500), first_caption=True)),
