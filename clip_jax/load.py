@@ -54,7 +54,7 @@ def claim(folder: Path, config: TrainConfig) -> None:
         old = to_dict(read_config(folder))
         if old["model"] != new["model"]:
             raise ValueError(f"{folder} holds a run of another model; choose another workdir, or use config.init_from")
-        for key in (key for key in new if old[key] != new[key]):
+        for key in (key for key in new if old[key] != new[key] and key != "origin"):
             _log.warning("this run began with %s = %s; it goes on with %s", key, old[key], new[key])
     if jax.process_index() == 0:
         file.write_text(json.dumps(new, indent=2) + "\n")

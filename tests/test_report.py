@@ -45,6 +45,7 @@ EVALS = {
     "gallery": ShowcaseConfig(queries=QUERIES),
 }
 CONFIG = TrainConfig(
+    origin="configs/quickstart.py",
     steps=600,
     batch_size=64,
     model=preset("tiny"),
@@ -440,14 +441,14 @@ def test_nothing_learned_is_said(tmp_path):
     assert any("not learned yet: train longer" in line for line in report_words.failed(read))
 
 
-def test_next_steps_of_other_data_name_no_config_that_is_not_there(tmp_path):
+def test_next_steps_of_a_run_of_unknown_origin_name_no_config_that_is_not_there(tmp_path):
     source = MixtureConfig(
         parts=(
             Weighted(weight=2, source=TableConfig(path="pairs.tsv", name="mine")),
             Weighted(weight=1, source=WebDatasetConfig(urls="{0..9}.tar", name="web")),
         )
     )
-    config = dataclasses.replace(CONFIG, source=source, model=preset("ViT-S-16"))
+    config = dataclasses.replace(CONFIG, source=source, model=preset("ViT-S-16"), origin="")
     read = read_run(make_run(tmp_path / "r", config=config))
     for why, pieces in report_words.next_steps(read, "clip-jax"):
         assert "CONFIG.py: the file you trained with" in why

@@ -68,6 +68,7 @@ def take_config(values: flags.FlagValues, argv: list[str]) -> tuple[list[str], C
         return rest, None
     config = load_config(references[0])
     config.lock()
+    config.origin = references[0]
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
     except (AttributeError, KeyError, TypeError) as error:

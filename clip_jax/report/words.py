@@ -158,10 +158,9 @@ def failed(run: Recorded) -> list[str]:
 def next_steps(run: Recorded, command: str) -> list[tuple[str, list[str]]]:
     """What to try: why, and the command in pieces to be joined by spaces. `command`: how clip-jax is called here."""
     config, folder = run.config, run.folder
-    file, note = "CONFIG.py", " (CONFIG.py: the file you trained with)"
-    if to_dict(config.source)["kind"] == "glyphs":
-        name = _name(config.model)
-        file, note = "configs/quickstart.py" + (f":{name}" if name and name != "tiny" else ""), ""
+    file, note = shlex.quote(config.origin), ""
+    if not config.origin:
+        file, note = "CONFIG.py", " (CONFIG.py: the file you trained with)"
 
     def train(suffix: str, *changes: str, factor: int = 1) -> list[str]:
         workdir = shlex.quote(str(folder.with_name(f"{folder.resolve().name}-{suffix}")))
