@@ -18,6 +18,7 @@ from clip_jax.data.source import Source
 from clip_jax.data.sources import open_source
 from clip_jax.evals.embed import Encoder, eval_target
 from clip_jax.evals.protocol import Evaluation
+from clip_jax.evals.showcase import Showcase
 from clip_jax.evals.suite import flat_figures, open_evaluations, run_evaluations
 from clip_jax.experiment import Plan, TrainConfig
 from clip_jax.load import claim, state_from_run
@@ -49,7 +50,8 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
     many steps in a row are not finite, too many samples cannot be read, or the last checkpoint cannot be written.
     """
     plan = Plan(config)
-    source, evaluations = open_source(config.source), open_evaluations(config.evals)
+    source, opened = open_source(config.source), open_evaluations(config.evals)
+    evaluations = {name: one for name, one in opened.items() if not isinstance(one, Showcase)}  # those have no figures
     workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:

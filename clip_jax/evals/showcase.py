@@ -70,9 +70,9 @@ class Showcase:
     def _failures(self, found: Embedded) -> dict[str, np.ndarray]:
         first = _first_captions(found)
         scores = found.caption[first] @ found.image.T
-        own = np.zeros_like(scores, bool)
-        own[np.arange(len(first)), found.owner[first]] = True
-        rank = metrics.ranks(scores, own)
+        key, right = found.key[first], np.zeros_like(scores, bool)
+        right[:, found.owner[first]] = key[:, None] == key  # another picture with the same caption is no mistake
+        rank = metrics.ranks(scores, right)
         worst = np.argsort(-rank, kind="stable")[:_FAILURES]
         worst = worst[rank[worst] > 0]
         chosen = first[worst]
