@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
@@ -87,9 +87,9 @@ class Reader:
         else:
             self._descriptor = os.open(local, os.O_RDONLY)
 
-    def __del__(self):
+    def __del__(self, close: Callable[[int], None] = os.close):  # bound, as modules are emptied when Python exits
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            close(self._descriptor)
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes [offset, offset + size). Raises OSError where they are not all there."""

@@ -4,8 +4,13 @@ No module below `clip_jax.data` imports JAX, so that worker processes start fast
 """
 
 import dataclasses
+import functools
 import json
+import multiprocessing
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -17,7 +22,7 @@ from clip_jax.data.images import Augmentation, augment, decode, preprocess
 from clip_jax.data.source import BadSample, Sample, Source
 from clip_jax.tokenizer import Tokenizer
 
-_NEIGHBOURS = 64  # how many following samples are tried before a stretch counts as unreadable
+_TRIES = 64  # of samples for one place of the stream, the first and those drawn in its stead
 _THREADS = 2  # of this process that make batches where there are no workers; decoding lets go of Python's lock
 
 
@@ -60,8 +65,8 @@ class TrainStream:
     """The endless stream, one process's slice of each global batch, from `start_step` on; iterate for (batch, bad).
 
     batch: image u8[b, S, S, 3], text i32[b, L], uid u64[b], replaced i32[b]; b = batch_size / processes. bad: the
-    replaced samples behind it. The order is a permutation of the source an epoch; augmentation and the choice of a
-    caption depend on the position in the stream alone.
+    replaced samples behind it. The order is a permutation of the source an epoch; augmentation, the choice of a caption
+    and what replaces a bad sample depend on the seed and the position in the stream alone.
     """
 
     def __init__(
@@ -132,6 +137,13 @@ class _StreamReader:
         order = grain.MapDataset.range(len(source)).seed(seed)
         self._order = order.shuffle().repeat()
         self._min_side = augmentation.min_side(target.image_size)
+        self._maker = os.getpid()
+
+    def __setstate__(self, state: dict[str, Any]):
+        self.__dict__.update(state)
+        parent = multiprocessing.parent_process()
+        if parent is not None and parent.pid == self._maker:
+            _follow_the_parent()
 
     def __len__(self) -> int:
         return sys.maxsize // 2
@@ -139,10 +151,9 @@ class _StreamReader:
     def __getitem__(self, index: int) -> dict[str, Any]:
         step, k = divmod(index, self._local)
         place = (self._start + step) * self._batch + self._offset + k  # in the global stream
-        first = cast(int, self._order[place])
         bad: list[dict[str, Any]] = []
-        for neighbour in range(_NEIGHBOURS):
-            chosen = (first + neighbour) % len(self._source)
+        for attempt in range(_TRIES):
+            chosen = self._choose(place, attempt)
             try:
                 sample = self._source[chosen]
                 rng = np.random.default_rng((self._seed, place))
@@ -153,9 +164,15 @@ class _StreamReader:
                 continue
             return {"image": image, "caption": caption, "uid": sample.uid, "bad": bad}
         raise ValueError(
-            f"{_NEIGHBOURS} samples in a row cannot be read, from {bad[0]['shard']} to {bad[-1]['shard']}; "
-            f"the last one: {bad[-1]['reason']}"
+            f"{_TRIES} samples in a row, drawn from all of {self._source.name!r}, cannot be read; "
+            f"the last one, in {bad[-1]['shard']}: {bad[-1]['reason']}"
         )
+
+    def _choose(self, place: int, attempt: int) -> int:
+        """The sample whose turn it is; then any, not the next ones, since a lost shard's samples lie side by side."""
+        if attempt == 0:
+            return cast(int, self._order[place])
+        return int(np.random.default_rng((self._seed, place, attempt)).integers(len(self._source)))
 
     def _make(self, sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         caption = sample.captions[int(rng.integers(len(sample.captions)))]
@@ -165,6 +182,21 @@ class _StreamReader:
         if isinstance(pixels, bytes):
             pixels = decode(pixels, min_side=self._min_side)
         return augment(pixels, self._target.image_size, rng, self._augmentation), caption
+
+
+@functools.cache  # once a process
+def _follow_the_parent() -> None:
+    """Makes this worker end when its parent is gone, even by kill -9, and leaves Ctrl-C to the parent."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, name="follow-the-parent", daemon=True).start()
+    if threading.current_thread() is threading.main_thread():  # as it is in Grain's workers
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Collate:

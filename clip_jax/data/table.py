@@ -73,7 +73,7 @@ class Table:
             raise BadSample("no image path")
         try:
             image = files.read(files.join(self._root, path))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a ValueError for what no path can hold
             raise BadSample(f"cannot be read: {error}") from error
         label = None if self._labels is None else int(self._labels[index])
         return Sample(uid=self.uid(index), image=image, captions=captions, label=label)

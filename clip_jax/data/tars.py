@@ -4,6 +4,7 @@ from typing import IO, NamedTuple
 
 _BLOCK = 512  # bytes; headers and data both fill whole blocks
 _REGULAR = b"0\x007"
+_SIZE_DIGITS = 20  # of a pax size in decimal, which is any of 64 bits
 _DATALESS = b"123456"  # links, devices, folders, pipes: their size field says nothing of data
 
 
@@ -53,7 +54,7 @@ def members(stream: IO[bytes], file_size: int) -> tuple[list[Member], str]:
                 return found, f"damaged at byte {data:,}"
             else:
                 name = records.get("path", name)
-                size_override = int(records["size"]) if records.get("size", "").isdecimal() else None
+                size_override = int(records["size"]) if records.get("size") else None
         elif kind == ord("S"):
             return found, f"damaged at byte {data - _BLOCK:,} (a sparse member, which is not read)"
         elif kind not in b"Kg":
@@ -82,10 +83,13 @@ def _size(header: bytes) -> int | None:
 
 
 def _number(field: bytes) -> int:
-    """An octal number as text; or, with the first bit set, the rest as a big-endian number (GNU)."""
-    if field[0] & 0x80:
-        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
-    return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+    """An octal number as text; or, after a byte 0x80, the rest as a big-endian number (GNU). Raises ValueError."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.split(b"\0", 1)[0].strip()
+    if digits.strip(b"01234567"):  # int() would take signs and underscores too
+        raise ValueError(f"{field!r} is no octal number")
+    return int(digits or b"0", 8)
 
 
 def _text(field: bytes) -> str:
@@ -108,6 +112,8 @@ def _pax(body: bytes) -> dict[str, str] | None:
             return None
         space, end = position + len(length), position + int(length)
         key, _, value = body[space + 1 : end - 1].partition(b"=")
+        if key == b"size" and value and not (value.isdigit() and len(value) <= _SIZE_DIGITS):
+            return None
         records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
         position = end
     return records

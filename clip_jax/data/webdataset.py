@@ -12,6 +12,7 @@ from clip_jax.data.source import BadSample, Sample, sample_uid
 from clip_jax.data.tar_index import Columns, TarIndex
 
 _OPEN_FILES = 256  # a process may hold 1,024 by default
+_LABEL_DIGITS = 18  # that an index in KEY.cls may have
 _GAP = 64 << 10  # bytes: members of a sample that lie no farther apart than this are read at once
 
 
@@ -113,7 +114,7 @@ class WebDataset:
             return []
         try:
             fields = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadSample(f"its json does not parse: {error}") from error
         found: list[str] = []
         for key in self._config.json_keys:
@@ -126,7 +127,7 @@ class WebDataset:
         text = _decode(data).strip()
         if text in self.classes:
             return self.classes.index(text)
-        if not text.isdecimal() or int(text) >= len(self.classes):
+        if not text.isdecimal() or len(text) > _LABEL_DIGITS or int(text) >= len(self.classes):
             raise BadSample(f"label {text[:40]!r} is none of {len(self.classes)} classes")
         return int(text)
 

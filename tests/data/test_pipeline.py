@@ -2,7 +2,13 @@
 
 import dataclasses
 import io
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,29 +139,115 @@ class _One(Numbers):
         return self._inner[5]
 
 
-def test_bad_samples_are_replaced_by_the_next_good_one_and_reported() -> None:
+def test_bad_samples_are_replaced_by_good_ones_and_reported() -> None:
     bad = frozenset({3, 4, 10})
-    source = Numbers(16, bad=bad, empty=frozenset({11}))
+    source, whole = Numbers(16, bad=bad, empty=frozenset({11})), Numbers(16)
     stream = TrainStream(source, TARGET, THREADS, seed=0, batch_size=8)
     found, reports = zip(*[next(stream) for _ in range(2)], strict=True)
     stream.close()
-    uids = np.concatenate([batch["uid"] for batch in found]).tolist()
-    for missing, instead, times in ((3, 5, 3), (10, 12, 3)):
-        assert source.uid(missing) not in uids
-        assert uids.count(source.uid(instead)) == times  # its own turn, and both of its bad neighbours'
-    said = {(report.uid, report.shard, report.reason) for batch in reports for report in batch}
+    assert_same(list(found), batches(source, 2, seed=0))
+    torn = {source.uid(index) for index in bad | {11}}
+    for batch, expected, report in zip(found, batches(whole, 2, seed=0), reports, strict=True):
+        replaced = batch["replaced"] > 0
+        assert not torn & set(batch["uid"].tolist())
+        assert set(expected["uid"][replaced].tolist()) <= torn
+        for name in ("image", "text", "uid"):
+            np.testing.assert_array_equal(batch[name][~replaced], expected[name][~replaced])
+        assert int(batch["replaced"].sum()) == len(report)
+    said = {(entry.uid, entry.shard, entry.reason) for report in reports for entry in report}
     assert said == {
         (source.uid(3), "shard-0", "torn"),
         (source.uid(4), "shard-0", "torn"),
         (source.uid(10), "shard-1", "torn"),
         (source.uid(11), "shard-1", "empty caption"),
     }
-    assert sum(int(batch["replaced"].sum()) for batch in found) == sum(len(batch) for batch in reports) == 6
+    assert sum(len({entry.index for entry in report}) for report in reports) == 4
 
 
-def test_a_stretch_without_a_readable_sample_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"64 samples in a row cannot be read, from shard-\d+ to shard-\d+.*torn"):
+def test_a_replacement_depends_on_the_seed_and_the_place_in_the_stream() -> None:
+    source = Numbers(200, bad=frozenset(range(60, 100)))
+    whole = batches(source, 20)
+    assert_same(whole[7:], batches(source, 13, start_step=7))
+    assert_same(whole, batches(source, 20, dataclasses.replace(THREADS, workers=2)))
+    halves = [batches(source, 20, process=process, processes=2) for process in range(2)]
+    for step, batch in enumerate(whole):
+        np.testing.assert_array_equal(batch["uid"], np.concatenate([half[step]["uid"] for half in halves]))
+
+
+def test_many_bad_samples_side_by_side_do_not_end_the_run() -> None:
+    lost = frozenset(range(400, 470))
+    source = Numbers(1_000, bad=lost)
+    epoch = batches(source, 125)
+    uids = np.concatenate([batch["uid"] for batch in epoch])
+    replaced = np.concatenate([batch["replaced"] for batch in epoch])
+    assert (replaced > 0).sum() == len(lost)
+    assert replaced.max() < 5
+    assert not {source.uid(index) for index in lost} & set(uids.tolist())
+    assert len(set(uids[replaced > 0].tolist())) > 60  # from all over the source
+
+
+def test_a_source_without_a_readable_sample_is_an_error() -> None:
+    message = r"64 samples in a row, drawn from all of 'numbers', cannot be read; the last one, in shard-\d+: torn"
+    with pytest.raises(ValueError, match=message):
         batches(Numbers(100, bad=frozenset(range(100))), 1)
+
+
+RUN = """
+import multiprocessing, sys
+from clip_jax.data.glyphs import Glyphs, GlyphsConfig
+from clip_jax.data.pipeline import ReadConfig, Target, TrainStream
+
+if __name__ == "__main__":
+    source = Glyphs(GlyphsConfig(split="validation", size=16))
+    target = Target(image_size=16, context_length=12)
+    stream = TrainStream(source, target, ReadConfig(workers=1), seed=0, batch_size=8)
+    next(stream)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    for _ in sys.stdin:
+        for _ in range(20):
+            next(stream)
+        print("twenty more", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc whether a process lives")
+def test_workers_leave_ctrl_c_to_the_parent_and_end_when_it_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(RUN)
+    run = subprocess.Popen(
+        [sys.executable, str(tmp_path / "run.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    worker = 0
+    try:
+        assert run.stdin is not None
+        assert run.stdout is not None
+        worker = int(run.stdout.readline())
+        os.kill(worker, signal.SIGINT)
+        print(file=run.stdin, flush=True)
+        assert run.stdout.readline() == "twenty more\n"
+        assert _lives(worker)
+        run.kill()
+        run.wait()
+        deadline = time.monotonic() + 10
+        while _lives(worker) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not _lives(worker)
+    finally:
+        run.kill()
+        if worker and _lives(worker):
+            os.kill(worker, signal.SIGKILL)
+        run.communicate()
+
+
+def _lives(process: int) -> bool:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"  # ended, though nobody has asked yet how
 
 
 def test_undecodable_bytes_are_bad_samples() -> None:

@@ -150,6 +150,13 @@ def test_bad_rows_at_access(folder):
         assert table.uid(i)
 
 
+def test_a_path_that_no_file_can_have_is_a_bad_sample(folder):
+    rows = pa.table({"filepath": ["images/0.png", "images/\0.png"], "title": ["a", "b"]})
+    pyarrow.parquet.write_table(rows, folder / "t.parquet")
+    with pytest.raises(BadSample, match="cannot be read: embedded null byte"):
+        source(str(folder / "t.parquet"))[1]
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
 def test_missing_column_names_those_there_are(folder, name):
     path = write(folder / name, {"filepaths": ["a"], "title": ["b"], "n": ["c"]})

@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import pickle
+import subprocess
+import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,8 @@ from clip_jax.data import files, mapped, tar_index, tars
 from clip_jax.data.images import decode
 from clip_jax.data.source import BadSample, sample_uid
 from clip_jax.data.webdataset import WebDataset, WebDatasetConfig
+
+ROOT = Path(__file__).parents[2]
 
 
 def picture(shade: int = 0) -> bytes:
@@ -234,6 +238,15 @@ def test_labels(folder):
     assert folder.source(url)[0].label is None
 
 
+def test_json_too_deep_and_labels_too_long_are_bad_samples(folder):
+    members = {"a.png": picture(), "a.txt": b"a", "a.json": b"[" * 200_000, "a.cls": b"7" * 5_000}
+    url = folder.write("0.tar", tar(members))
+    with pytest.raises(BadSample, match="json does not parse"):
+        folder.source(url, json_keys=("caption",))[0]
+    with pytest.raises(BadSample, match=r"label '7{40}' is none of 2 classes"):
+        folder.source(url, classes=("cat", "dog"))[0]
+
+
 def test_incomplete_samples_are_left_out_and_counted(folder, caplog):
     members = pairs(0, 3) | {"x.png": picture(), "y.txt": b"y", "z.txt": b"z", "z.json": b"{}"}
     url = folder.write("0.tar", tar(members))
@@ -297,6 +310,32 @@ def test_damage_within_a_shard(folder, caplog):
     source = folder.source(folder.write("0.tar", bytes(data)))
     assert len(source) == 2
     assert f"damaged at byte {at:,}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "field", [b"-0000001000\0", b"+0000001000\0", b"0_00001000\0\0", b"0o000001000\0", b"\xff" * 11 + b"\0"]
+)
+def test_a_size_that_is_no_octal_number_is_damage(field):
+    data = bytearray(tar(pairs(0, 2)))
+    found, _ = tars.members(io.BytesIO(data), len(data))
+    at = found[2].offset - 512
+    data[at + 124 : at + 136] = field
+    data[at + 148 : at + 156] = b" " * 8
+    data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    assert tars.members(io.BytesIO(data), len(data)) == (found[:2], f"damaged at byte {at:,}")
+
+
+@pytest.mark.parametrize("size", ["-3", "3_0", "\u0663", "3.0", "9" * 21, "9" * 5_000])
+def test_a_pax_size_that_is_no_decimal_number_is_damage(size):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as out:
+        for name, headers in (("a.png", {}), ("b.png", {"size": size})):
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = 3, headers
+            out.addfile(info, io.BytesIO(b"abc"))
+    data = buffer.getvalue()
+    found, problem = tars.members(io.BytesIO(data), len(data))
+    assert ([member.name for member in found], problem) == (["a.png"], "damaged at byte 1,536")
 
 
 @pytest.mark.parametrize(
@@ -418,6 +457,13 @@ def test_members_far_apart_are_read_by_themselves(folder):
     apart = tar([("a.png", picture(7)), ("filler.bin", bytes(300_000)), ("a.txt", b"a")])
     source = folder.source(folder.write("0.tar", apart))
     assert (source[0].image, source[0].captions) == (picture(7), ("a",))
+
+
+def test_nothing_is_said_of_files_still_open_when_python_exits(folder):
+    script = "import os, sys; from clip_jax.data import files; os.kept = files.Reader(sys.argv[1])"
+    command = [sys.executable, "-c", script, folder.write("0.tar", b"data")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
 
 
 def test_progress_is_told(three):
