@@ -7,7 +7,7 @@ RUN ?= runs/quickstart
 .DEFAULT_GOAL := quickstart
 
 $(VENV)/.base: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("clip_jax needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make $@ PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("clip_jax needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make $(or $(MAKECMDGOALS),$(.DEFAULT_GOAL)) PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || { echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing (about 600 MB, once)"
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable .

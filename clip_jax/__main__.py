@@ -1,9 +1,9 @@
 """`python -m clip_jax COMMAND`, installed as `clip-jax`."""
 
 import difflib
+import dis
 import importlib
 import sys
-import traceback
 from pathlib import Path
 
 # command -> (module in clip_jax.cli, one line of help)
@@ -38,9 +38,18 @@ def main() -> None:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether this package raised it, with a message for users; of any other error the traceback is what helps."""
-    raised_in = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
-    return Path(raised_in).is_relative_to(Path(__file__).parent)
+    """Whether a `raise` of this package raised it, with a message for users; else the traceback is what helps.
+
+    Functions in C have no frame: what they raise seems to come from the line that called them, which is no `raise`.
+    """
+    last = error.__traceback__
+    while last and last.tb_next:
+        last = last.tb_next
+    if last is None:
+        return False
+    code = last.tb_frame.f_code
+    inside = Path(code.co_filename).is_relative_to(Path(__file__).parent)
+    return inside and code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 if __name__ == "__main__":

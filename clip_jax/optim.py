@@ -1,6 +1,7 @@
 """How parameters move: schedules, optimizers, decay masks, layer-wise rates, freezing, and the moving average."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Literal
@@ -41,6 +42,27 @@ class OptimConfig:
     layer_decay: float = 1.0
     freeze: tuple[str, ...] = ()
     ema_decay: float = 0.0
+
+
+# range -> (whether a number lies in it, the fields that must)
+_RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
+    "above 0": (lambda x: 0 < x < math.inf, ("lr", "eps")),
+    "at least 0": (
+        lambda x: 0 <= x < math.inf,
+        ("weight_decay", "clip_norm", "warmup_steps", "cooldown_steps"),
+    ),
+    "in [0, 1)": (lambda x: 0 <= x < 1, ("b1", "b2", "ema_decay")),
+    "in (0, 1]": (lambda x: 0 < x <= 1, ("layer_decay",)),
+    "in [0, 1]": (lambda x: 0 <= x <= 1, ("final_share",)),
+}
+
+
+def check_optim(config: OptimConfig) -> None:
+    """Raises ValueError for a number with which no run can work, and says what is allowed."""
+    for allowed, (holds, names) in _RANGES.items():
+        for name in names:
+            if not holds(getattr(config, name)):
+                raise ValueError(f"optim.{name} is {getattr(config, name)}; it must be {allowed}")
 
 
 def learning_rate(config: OptimConfig, steps: int) -> Callable[[jax.typing.ArrayLike], jax.Array]:
@@ -107,7 +129,11 @@ def layer_rates(config: OptimConfig, params: Any) -> Any:
 
 
 def make_optimizer(config: OptimConfig, steps: int, params: Any) -> optax.GradientTransformation:
-    """The whole chain for (abstract) params: clip, direction, decay, layer rates, schedule; frozen parameters hold no state."""
+    """The whole chain for (abstract) params: clip, direction, decay, layer rates, schedule; frozen parameters hold no state.
+
+    Raises ValueError for settings that cannot work.
+    """
+    check_optim(config)
     trained = trained_mask(config, params)
     chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
     chain += [_direction(config), optax.add_decayed_weights(config.weight_decay, mask=decay_mask)]

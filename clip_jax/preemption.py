@@ -1,5 +1,6 @@
 """Being told to stop: SIGTERM or the first Ctrl-C ends the run after the step at hand, with a checkpoint."""
 
+import os
 import signal
 from types import FrameType
 
@@ -10,7 +11,8 @@ from jax.experimental import multihost_utils
 class StopSignal:
     """Callable `(step) -> bool`, true once this run, on any of its processes, has been told to stop.
 
-    On several processes JAX's preemption service agrees on a step that all of them have reached.
+    On several processes JAX's preemption service agrees on a step that all of them have reached; it listens to SIGTERM,
+    which Ctrl-C turns into there.
     """
 
     def __init__(self) -> None:
@@ -28,3 +30,5 @@ class StopSignal:
         if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = True
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)

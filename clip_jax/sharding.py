@@ -146,7 +146,11 @@ def _checked_rule(
 def split_batch(batch_size: int, mesh: Mesh) -> int:
     """Samples a process reads of each global batch. Raises ValueError where the batch does not split over the devices."""
     devices = mesh.devices.size
-    if batch_size < 1 or batch_size % devices:
+    if batch_size < 1:
+        raise ValueError(
+            f"batch {batch_size} is empty; batch must be at least 1 and a multiple of {devices}, the devices"
+        )
+    if batch_size % devices:
         raise ValueError(f"batch {batch_size} does not split over {devices} devices; use a multiple of {devices}")
     return batch_size // jax.process_count()
 

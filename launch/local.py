@@ -1,9 +1,10 @@
-"""Starts a run as several processes on this machine, as a pod would start it on several hosts.
+"""Starts a command as several processes on this machine, as a pod would start it on several hosts.
 
 usage: python launch/local.py --processes 2 [--devices 1] -- --config configs/quickstart.py --workdir runs/two
+       python launch/local.py --processes 2 --command evaluate -- runs/two
 
 --devices: virtual CPU devices a process. All output is shown, each line with its process's number; the exit code is the
-first one that is not 0. SIGTERM and Ctrl-C are passed on, so that the run saves and ends.
+first one that is not 0. SIGTERM and Ctrl-C are passed on, so that a run saves and ends.
 """
 
 import argparse
@@ -20,14 +21,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("train", nargs=argparse.REMAINDER, help="arguments of `clip-jax train`, after --")
+    parser.add_argument("--command", choices=("train", "evaluate"), default="train", help="of clip-jax")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command, after --")
     args = parser.parse_args()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={args.devices}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "clip_jax", "train", *(a for a in args.train if a != "--")]
+    command = [sys.executable, "-m", "clip_jax", args.command, *(a for a in args.arguments if a != "--")]
     running = []
     for process in range(args.processes):
         own = ["--distributed", address, "--processes", str(args.processes), "--process", str(process)]

@@ -1,6 +1,7 @@
 """Schedules, masks, optimizers, layer-wise rates, freezing and the average, against values by hand and NumPy."""
 
 import math
+import re
 from typing import Any
 
 import jax
@@ -100,6 +101,30 @@ def test_schedule_must_fit_into_the_run():
     learning_rate(OptimConfig(warmup_steps=6, cooldown_steps=4), 10)
     with pytest.raises(ValueError, match=r"warmup_steps 7 . cooldown_steps 4 exceed the 10 steps"):
         learning_rate(OptimConfig(warmup_steps=7, cooldown_steps=4), 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "good", "allowed"),
+    [
+        ("lr", (0.0, -1e-3, math.inf), (1e-30, 1e30), "above 0"),
+        ("eps", (0.0, -1e-6), (1e-30,), "above 0"),
+        ("b1", (1.0, -0.1), (0.0, 0.999), "in [0, 1)"),
+        ("b2", (1.0, -0.1), (0.0, 0.999), "in [0, 1)"),
+        ("ema_decay", (1.0, -0.1), (0.0, 0.9999), "in [0, 1)"),
+        ("weight_decay", (-0.1,), (0.0, 2.0), "at least 0"),
+        ("clip_norm", (-1.0,), (0.0, 2.0), "at least 0"),
+        ("warmup_steps", (-1,), (0, 5), "at least 0"),
+        ("cooldown_steps", (-1,), (0, 5), "at least 0"),
+        ("layer_decay", (0.0, 1.1), (0.1, 1.0), "in (0, 1]"),
+        ("final_share", (-0.1, 1.1), (0.0, 1.0), "in [0, 1]"),
+    ],
+)
+def test_numbers_that_cannot_work(name, bad, good, allowed):
+    for value in good:
+        make_optimizer(OptimConfig(**{"warmup_steps": 0, name: value}), 10, toy_params())
+    for value in bad if isinstance(bad[0], int) else (*bad, math.nan):
+        with pytest.raises(ValueError, match=rf"^optim.{name} is {value}; it must be {re.escape(allowed)}$"):
+            make_optimizer(OptimConfig(**{"warmup_steps": 0, name: value}), 10, toy_params())
 
 
 def test_decay_pulls_on_matrices_and_tokens_only(small):

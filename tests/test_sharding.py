@@ -53,8 +53,10 @@ def test_mesh_errors(config, message):
 
 def test_batch_must_split_over_the_devices(mesh8):
     assert sharding.split_batch(24, mesh8) == 24
-    for size in (20, 0, -8):
-        with pytest.raises(ValueError, match=f"^batch {size} does not split over 8 devices; use a multiple of 8$"):
+    with pytest.raises(ValueError, match=r"^batch 20 does not split over 8 devices; use a multiple of 8$"):
+        sharding.split_batch(20, mesh8)
+    for size in (0, -8):
+        with pytest.raises(ValueError, match=f"^batch {size} is empty; batch must be at least 1 and a multiple of 8"):
             sharding.split_batch(size, mesh8)
 
 

@@ -1,6 +1,7 @@
 """The border to ml_collections: config files hold ConfigDicts, the library takes frozen dataclasses."""
 
 import inspect
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -92,7 +93,12 @@ def parse(values: flags.FlagValues, argv: list[str], usage: str) -> list[str]:
 
 
 def _said(error: Exception) -> str:
-    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    """In one line; of a key that does not exist, ml_collections says `KeyError("'lrr'\\nDid you mean "lr" ...")`."""
+    inner = error.args[0] if error.args else error
+    said = str(inner.args[0] if isinstance(inner, KeyError) and inner.args else inner)
+    if key := re.fullmatch(r"""'(.+)'(?:\nDid you mean "(.+?)" .*)?""", said):
+        return f"no key {key[1]!r}" + (f"; did you mean {key[2]!r}?" if key[2] else "")
+    return " ".join(said.split())
 
 
 def _tuples(value: Any) -> Any:

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import cast, get_args
 
+import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
 
 from clip_jax.cli.configs import parse, take_config, to_dataclass
-from clip_jax.cli.start import start
+from clip_jax.cli.start import define_process_flags, start
 from clip_jax.evals.embed import Encoder
 from clip_jax.evals.suite import open_evaluations, run_evaluations, table, write_json
 from clip_jax.load import Weights, load_run
@@ -30,10 +31,11 @@ def main(argv: list[str]) -> int:
     step = flags.DEFINE_integer(
         "step", None, "of the checkpoint; by default the best, else the newest", flag_values=values
     )
+    define_process_flags(values)
     folders = parse(values, argv, USAGE)
     if len(folders) != 1:
         raise ValueError(f"give one run folder, got {folders or 'none'}; see clip-jax evaluate --help")
-    start()
+    start(values)
     folder = Path(folders[0])
     run = load_run(folder, weights=cast(Weights, weights.value), step=step.value)
     evals = run.config.evals if edited is None else to_dataclass(edited).evals
@@ -42,6 +44,8 @@ def main(argv: list[str]) -> int:
             f"the config of {folder} names no evaluations; give a config whose `evals` does, with --config"
         )
     outcomes = run_evaluations(open_evaluations(evals), Encoder(run.config.model, run.params, run.mesh))
+    if jax.process_index() > 0:
+        return 0
     about = {"run": folder.name, "step": run.step, "weights": run.weights}
     write_json(folder / EVALUATION, outcomes, about)
     pictures = {f"{name}/{key}": array for name, outcome in outcomes.items() for key, array in outcome.pictures.items()}

@@ -5,12 +5,32 @@ import os
 from pathlib import Path
 
 import jax
+from absl import flags
 
 
-def start(*, coordinator: str = "", processes: int = 1, process: int = 0) -> None:
-    """Call before the first array. coordinator: "" for one process, "auto" on TPU pods, Slurm and MPI, else HOST:PORT of
-    the first process. Compiled programs are kept in the user's own cache folder, so that a resumed run starts at once.
+def define_process_flags(values: flags.FlagValues) -> None:
+    """--distributed, --processes and --process, which `start` takes."""
+    flags.DEFINE_string(
+        "distributed",
+        "",
+        "several processes: auto (TPU pods, Slurm, MPI), or the first one's HOST:PORT",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("processes", 1, "how many, with --distributed HOST:PORT", flag_values=values)
+    flags.DEFINE_integer("process", 0, "which one this is, with --distributed HOST:PORT", flag_values=values)
+
+
+def start(values: flags.FlagValues) -> None:
+    """Call before the first array, with parsed flags. Compiled programs are kept in the user's own cache folder, so that
+    a resumed run starts at once. Raises ValueError for process flags that do not fit together.
     """
+    coordinator, processes, process = values.distributed, values.processes, values.process
+    if coordinator in ("", "auto") and (values["processes"].present or values["process"].present):
+        raise ValueError(
+            "--processes and --process go with --distributed HOST:PORT, the first process's address; give it"
+        )
+    if not 0 <= process < processes:
+        raise ValueError(f"--process {process} of --processes {processes}; they count from 0 to --processes - 1")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("clip_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)

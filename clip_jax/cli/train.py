@@ -8,7 +8,7 @@ from rich.console import Console
 
 from clip_jax.cli.configs import parse, take_config, to_dataclass
 from clip_jax.cli.dry_run import print_plan
-from clip_jax.cli.start import start
+from clip_jax.cli.start import define_process_flags, start
 from clip_jax.experiment import Plan
 from clip_jax.preemption import StopSignal
 from clip_jax.train import train
@@ -24,21 +24,14 @@ def main(argv: list[str]) -> int:
     argv, edited = take_config(values, argv)
     workdir_flag = flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     dry_run = flags.DEFINE_bool("dry_run", False, "print parameters, placement, memory, schedule", flag_values=values)
-    coordinator = flags.DEFINE_string(
-        "distributed",
-        "",
-        "several processes: auto (TPU pods, Slurm, MPI), or the first one's HOST:PORT",
-        flag_values=values,
-    )
-    processes = flags.DEFINE_integer("processes", 1, "how many, with --distributed HOST:PORT", flag_values=values)
-    process = flags.DEFINE_integer("process", 0, "which one this is, with --distributed HOST:PORT", flag_values=values)
+    define_process_flags(values)
     if extra := parse(values, argv, USAGE):
         raise ValueError(f"unexpected {extra}; see clip-jax train --help")
     workdir = Path(workdir_flag.value or "")
     if edited is None or not (workdir_flag.value or dry_run.value):
         raise ValueError("give --config and --workdir; see clip-jax train --help")
     config = to_dataclass(edited)
-    start(coordinator=coordinator.value, processes=processes.value, process=process.value)
+    start(values)
     if dry_run.value:
         print_plan(Plan(config), Console())
         return 0

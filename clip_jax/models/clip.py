@@ -49,6 +49,8 @@ class CLIP(nnx.Module):
     """The dual encoder. logit_scale: the log of the factor on cosines, f32[]."""
 
     def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs):
+        if config.embed_dim < 1:
+            raise ValueError(f"embed_dim is {config.embed_dim}; it must be at least 1")
         self.config = config
         shared: dict[str, Any] = {"quick": config.quick_gelu, "running": config.running, "rngs": rngs}
         self.visual = VisionTransformer(config.vision_cfg, config.embed_dim, **shared)

@@ -1,6 +1,7 @@
 """The text tower of CLIP: a causal transformer whose output at the end-of-text token is projected. Radford et al. 2021."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,7 @@ class TextTransformer(nnx.Module):
     """Token ids to one embedding each, unnormalised."""
 
     def __init__(self, config: TextConfig, embed_dim: int, *, quick: bool, running: Running, rngs: nnx.Rngs):
-        if config.width % config.heads:
-            raise ValueError(f"text width {config.width} is not a multiple of heads {config.heads}")
+        _check(config)
         self.running = running
         width = config.width
         self.token_embedding = nnx.Param(
@@ -49,3 +49,13 @@ class TextTransformer(nnx.Module):
         end = tokens.argmax(axis=-1)[:, None, None]
         x = jnp.take_along_axis(x, end, axis=1)[:, 0]
         return self.proj(self.ln_final(x))
+
+
+def _check(config: TextConfig) -> None:
+    for name in ("context_length", "vocab_size", "width", "heads", "layers"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"text_cfg.{name} is {getattr(config, name)}; it must be at least 1")
+    if not 1 <= config.width * config.mlp_ratio < math.inf:
+        raise ValueError(f"text_cfg.mlp_ratio is {config.mlp_ratio}; it must be above 0, with width * mlp_ratio >= 1")
+    if config.width % config.heads:
+        raise ValueError(f"text width {config.width} is not a multiple of heads {config.heads}")

@@ -1,6 +1,7 @@
 """The image tower of CLIP: a vision transformer with class token, ln_pre, ln_post and a projection. Radford et al. 2021."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,11 @@ def resize_positions(positions: jax.Array, grid: int) -> jax.Array:
 
 
 def _check(config: VisionConfig) -> None:
+    for name in ("layers", "width", "head_width", "patch_size", "image_size"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"vision_cfg.{name} is {getattr(config, name)}; it must be at least 1")
+    if not 1 <= config.width * config.mlp_ratio < math.inf:
+        raise ValueError(f"vision_cfg.mlp_ratio is {config.mlp_ratio}; it must be above 0, with width * mlp_ratio >= 1")
     if config.image_size % config.patch_size:
         raise ValueError(f"image_size {config.image_size} is not a multiple of patch_size {config.patch_size}")
     if config.width % config.head_width:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,29 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (("tran",), r"no command 'tran'; there are train, .* Did you mean 'train'\?"),
         (("train",), "give --config and --workdir"),
         (("train", "--config", "configs/absent.py", "--workdir", "x"), "absent.py"),
-        (("train", "--config", SMALL, "--workdir", "x", "--config.optm.lr=1"), "optm"),
+        (
+            ("train", "--config", SMALL, "--workdir", "x", "--config.optm.lr=1"),
+            r": no key 'optm'; did you mean 'optim'\?$",
+        ),
+        (
+            ("train", "--config", SMALL, "--workdir", "x", "--config.optim.lrr=1"),
+            r": no key 'lrr'; did you mean 'lr'\?$",
+        ),
+        (("train", "--config", SMALL, "--workdir", "x", "--config.zzzzzz=1"), ": no key 'zzzzzz'$"),
+        (
+            ("train", "--config", SMALL, "--workdir", "x", "--config.optim.eps=0.0"),
+            "optim.eps is 0.0; it must be above 0",
+        ),
+        (
+            ("train", "--config", SMALL, "--workdir", "x", "--config.model.text_cfg.heads=0"),
+            "text_cfg.heads is 0; it must be at least 1",
+        ),
+        (("train", "--config", SMALL, "--workdir", "x", "--processes=2"), "go with --distributed HOST:PORT"),
+        (("evaluate", "x", "--processes=2"), "go with --distributed HOST:PORT"),
+        (
+            ("evaluate", "x", "--distributed=localhost:1", "--processes=2", "--process=2"),
+            "--process 2 of --processes 2; they count from 0",
+        ),
         (("train", "--config", SMALL, "--workdir", "x", "--config.optim.lr=fast"), "fast"),
         (("train", "--config", SMALL, "--workdir", "x", "--wrkdir=y"), "wrkdir"),
         (("train", "--config", SMALL, "--workdir", "x", "surplus"), "unexpected .*surplus"),
@@ -61,6 +84,39 @@ def test_errors_say_what_to_do(
     assert re.search(message, error), error
     assert "Traceback" not in error
     assert not (ROOT / "x").exists()
+
+
+def _calls_c(_: list[str]) -> int:
+    return int("no number")  # raised by a function in C, which has no frame: the last frame is this one
+
+
+def _raises(_: list[str]) -> int:
+    raise ValueError(
+        "a message for users",
+    )
+
+
+def test_errors_of_others_keep_their_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(entry, "__file__", str(Path(__file__).parent / "__main__.py"))  # this file becomes "ours"
+    monkeypatch.setattr("clip_jax.cli.report.main", _raises)
+    assert run(monkeypatch, "report") == 2
+    assert capsys.readouterr().err == "clip-jax report: a message for users\n"
+    monkeypatch.setattr("clip_jax.cli.report.main", _calls_c)
+    with pytest.raises(ValueError, match="no number"):
+        entry.main()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("goals", "said"), [((), "quickstart"), (("test",), "test")])
+def test_make_with_an_old_python_names_what_to_type(tmp_path: Path, goals: tuple[str, ...], said: str) -> None:
+    old = f"{sys.executable} -c 'import sys; sys.version_info = (3, 10); exec(sys.argv[2])'"
+    done = subprocess.run(
+        ["make", *goals, f"PYTHON={old}", f"VENV={tmp_path}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode
+    assert f"Try: make {said} PYTHON=python3.12" in done.stderr
 
 
 @pytest.mark.parametrize(

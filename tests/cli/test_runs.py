@@ -8,8 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+
+from clip_jax.preemption import StopSignal
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "tests/small_config.py"
@@ -92,6 +95,34 @@ def test_two_processes_train_as_one_and_are_stopped_together(uninterrupted: byte
     assert [json.loads(row)["step"] for row in ours.splitlines()] == [
         json.loads(row)["step"] for row in uninterrupted.splitlines()
     ]
+    evaluated = subprocess.run(
+        [sys.executable, *launcher[:-1], "--command", "evaluate", "--", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert evaluated.returncode == 0, evaluated.stdout
+    assert evaluated.stdout.count("chance") == 2  # one header, on process 0 only: "chance %" and "x chance"
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    figure = evaluation["evaluations"]["val"]["figures"]["text_to_image_r1"]["value"]
+    assert figure == pytest.approx(json.loads(ours.splitlines()[-1])["val/text_to_image_r1"], rel=1e-6)
+
+
+def test_ctrl_c_on_several_processes_is_a_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGTERM, lambda number, _: received.append(number))  # as JAX's preemption service does
+        StopSignal()
+        signal.raise_signal(signal.SIGINT)
+        assert received == [signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_evaluate_and_report_of_a_run(uninterrupted: bytes, tmp_path: Path) -> None:

@@ -247,6 +247,22 @@ def test_positions_of_the_same_grid_stay(small, small_params):
         ({"vision_cfg": VisionConfig(width=100)}, "vision width 100 is not a multiple of head_width 64"),
         ({"vision_cfg": VisionConfig(patch_dropout=1.0)}, r"patch_dropout 1.0 is not in \[0, 1\)"),
         ({"text_cfg": TextConfig(width=100)}, "text width 100 is not a multiple of heads 8"),
+        ({"embed_dim": 0}, "^embed_dim is 0; it must be at least 1"),
+        *(
+            ({"vision_cfg": VisionConfig(**{name: value})}, f"^vision_cfg.{name} is {value}; it must be at least 1")
+            for name in ("layers", "width", "head_width", "patch_size", "image_size")
+            for value in (0, -64)
+        ),
+        *(
+            ({"text_cfg": TextConfig(**{name: value})}, f"^text_cfg.{name} is {value}; it must be at least 1")
+            for name in ("context_length", "vocab_size", "width", "heads", "layers")
+            for value in (0, -8)
+        ),
+        *(
+            ({tower: config(mlp_ratio=value)}, f"^{tower}.mlp_ratio is {value}; it must be above 0")
+            for tower, config in (("vision_cfg", VisionConfig), ("text_cfg", TextConfig))
+            for value in (0.0, -4.0, 0.001, math.inf, math.nan)
+        ),
     ],
 )
 def test_config_errors(change, message):
