@@ -48,7 +48,7 @@ class Checkpoints:
 
         policies: list[Any] = [managers.LatestN(self._config.keep)]
         if self._config.best:
-            policies.append(managers.BestN(get_metric_fn=metric, n=1))
+            policies.append(managers.BestN(get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=managers.AnyPreservationPolicy(policies),
             best_fn=metric if self._config.best else None,
@@ -79,14 +79,14 @@ class Checkpoints:
         args = ocp.args.Composite(proof=ocp.args.JsonSave(proof), **items)
         self._settled(lambda: self._manager.save(int(state.step), args=args, metrics=figure, force=True))
 
-    def restore(self, abstract: TrainState, step: int | None = None) -> TrainState | None:
+    def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest checkpoint that is whole, or None where there is none; `abstract` gives shapes and placement.
 
         A damaged one is reported and the one before it read; it is moved to `damaged/` beside the folder, out of the way of
         the checkpoint that will be written at its step. Raises ValueError where all are damaged, or where the
         checkpoint is that of another model or optimizer.
         """
-        steps = [step] if step is not None else sorted(self._manager.all_steps(), reverse=True)
+        steps = self.steps()[::-1]
         items = {"params": abstract.params, "rest": _rest(abstract)}
         if abstract.ema is not None:
             items["ema"] = abstract.ema
@@ -111,10 +111,6 @@ class Checkpoints:
             return self._read(step, {item: abstract})[item]
         except _Damaged as damage:
             raise ValueError(f"checkpoint at step {step} is damaged: {damage}") from damage
-
-    def has_ema(self, step: int) -> bool:
-        """Whether the checkpoint holds averaged weights."""
-        return self._manager.item_metadata(step)["ema"] is not None
 
     def wait(self) -> None:
         """Returns when all is on disk. Raises SaveFailed where it is not; the next save starts afresh."""
@@ -145,28 +141,41 @@ class Checkpoints:
             self._manager.reload()
 
     def _read(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
+        stored = self._damage_of(
+            lambda: self._manager.restore(step, args=ocp.args.Composite(proof=ocp.args.JsonRestore()))
+        )
+        fingerprints = self._damage_of(lambda: dict(stored["proof"]["fingerprints"]))
+        _check_leaves(step, items, fingerprints)
         args = {name: ocp.args.StandardRestore(abstract) for name, abstract in items.items()}
-        try:
-            found = self._manager.restore(step, args=ocp.args.Composite(proof=ocp.args.JsonRestore(), **args))
-        except Exception as error:
-            if _is_mismatch(error):
-                raise ValueError(f"checkpoint at step {step} is of another model or optimizer: {error}") from error
-            raise _Damaged(f"{type(error).__name__}: {error}") from error
+        found = self._damage_of(lambda: self._manager.restore(step, args=ocp.args.Composite(**args)))
         read = {name: found[name] for name in items}
-        stored = found["proof"]["fingerprints"]
         for path, value in _fingerprints(read).items():
-            if stored.get(path) != value:
+            if fingerprints[path] != value:
                 raise _Damaged(f"{path} does not have the fingerprint it was written with")
         return read
+
+    def _damage_of(self, work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except Exception as error:  # Orbax, TensorStore, JSON and the file system each have their own
+            raise _Damaged(f"{type(error).__name__}: {str(error)[:300]}") from error
 
 
 class _Damaged(Exception):
     pass
 
 
-def _is_mismatch(error: Exception) -> bool:
-    text = str(error)
-    return isinstance(error, (ValueError, KeyError)) and "tree structures do not match" in text
+def _check_leaves(step: int, items: dict[str, Any], fingerprints: dict[str, int]) -> None:
+    """Raises ValueError where the checkpoint, as it was written, holds other leaves than are wanted of it."""
+    wanted = set(_names(items))
+    stored = {name for name in fingerprints if name.startswith(tuple(f"['{item}']" for item in items))}
+    if wanted != stored:
+        lacks, extra = sorted(wanted - stored), sorted(stored - wanted)
+        raise ValueError(
+            f"checkpoint at step {step} is of another model, optimizer or average: it lacks {len(lacks)} arrays {lacks[:2]} "
+            f"and has {len(extra)} others {extra[:2]}. Train on with the settings it was made with, or start from its "
+            "weights in another workdir with config.init_from"
+        )
 
 
 def _rest(state: TrainState) -> dict[str, Any]:
@@ -176,8 +185,12 @@ def _rest(state: TrainState) -> dict[str, Any]:
 
 def _fingerprints(items: dict[str, Any]) -> dict[str, int]:
     """A 32-bit sum over each leaf's bits, weighted by position: any flipped bit changes it, any sharding gives the same."""
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(items)}
+    leaves = dict(zip(_names(items), jax.tree.leaves(items), strict=True))
     return {name: int(value) for name, value in jax.device_get(_sums(leaves)).items()}
+
+
+def _names(items: dict[str, Any]) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(items)]
 
 
 @jax.jit

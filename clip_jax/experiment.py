@@ -13,10 +13,11 @@ from clip_jax.checkpoint import CheckpointConfig
 from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.data.pipeline import ReadConfig
 from clip_jax.data.sources import SourceConfig
-from clip_jax.evals.suite import EvalConfig
+from clip_jax.evals.suite import EvalConfig, figure_names
 from clip_jax.models.clip import CLIPConfig, init_params
 from clip_jax.objectives import ObjectiveConfig, check_objective
 from clip_jax.optim import OptimConfig, make_optimizer
+from clip_jax.run_folder import CHECKPOINTS
 from clip_jax.sharding import MeshConfig
 from clip_jax.state import TrainState, new_state
 from clip_jax.step import make_step
@@ -96,7 +97,8 @@ class Plan:
 
     def check_space(self, workdir: Path) -> None:
         """Raises ValueError where the disk cannot hold the checkpoints that are kept, and one being written."""
-        number = self.config.checkpoint.keep + 1 + bool(self.config.checkpoint.best)
+        kept = self.config.checkpoint.keep + 1 + bool(self.config.checkpoint.best)
+        number = max(1, kept - len(list((workdir / CHECKPOINTS).glob("[0-9]*"))))
         needed, free = number * tree.bytes_of(self.state), shutil.disk_usage(workdir).free
         if needed > free:
             raise ValueError(
@@ -117,11 +119,14 @@ def _check(config: TrainConfig) -> None:
             raise ValueError(f"config.{name} is {getattr(config, name)}; it must be at least 1")
     if config.checkpoint.every < 1 or config.checkpoint.keep < 1:
         raise ValueError(f"config.checkpoint {config.checkpoint}: every and keep must be at least 1")
-    if config.checkpoint.best and config.checkpoint.best.split("/")[0] not in config.evals:
+    figures = [f"{name}/{figure}" for name, one in config.evals.items() for figure in figure_names(one)]
+    if config.checkpoint.best and config.checkpoint.best not in figures:
         raise ValueError(
-            f"checkpoint.best {config.checkpoint.best!r} names no evaluation; evals are {sorted(config.evals)}, and a "
-            "metric reads like 'val/text_to_image_r1'"
+            f"checkpoint.best {config.checkpoint.best!r} names no figure of an evaluation; there are "
+            f"{', '.join(figures) or 'none'}"
         )
+    if config.eval_every < 0:
+        raise ValueError(f"config.eval_every is {config.eval_every}; it must be at least 0")
     if not 0 <= config.optim.ema_decay < 1:
         raise ValueError(f"optim.ema_decay {config.optim.ema_decay} is not in [0, 1)")
     if not 0 <= config.seed < 2**32:

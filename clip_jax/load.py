@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from clip_jax import sharding, tree
 from clip_jax.checkpoint import Checkpoints
 from clip_jax.experiment import Plan, TrainConfig
-from clip_jax.models.clip import abstract_params, adapt_positions
+from clip_jax.models.clip import CLIPConfig, abstract_params, adapt_positions
 from clip_jax.plain import from_json, to_dict
 from clip_jax.run_folder import CHECKPOINTS, CONFIG
 from clip_jax.sharding import MeshConfig
 from clip_jax.state import TrainState, new_state
+from clip_jax.writers import write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -43,21 +45,39 @@ def read_config(folder: Path) -> TrainConfig:
     return from_json(TrainConfig, file.read_text(), str(file))
 
 
-def claim(folder: Path, config: TrainConfig) -> None:
-    """Writes config.json. A run that goes on may differ from how it began, with a notice; but not in its model.
+def check_same_run(folder: Path, config: TrainConfig) -> None:
+    """A run that goes on may differ from how it began, with a notice; but not in its model's parameters.
 
     Raises ValueError where the folder's checkpoints are of another model.
     """
-    file = folder / CONFIG
-    new = to_dict(config)
-    if file.is_file() and any((folder / CHECKPOINTS).glob("[0-9]*")):
-        old = to_dict(read_config(folder))
-        if old["model"] != new["model"]:
-            raise ValueError(f"{folder} holds a run of another model; choose another workdir, or use config.init_from")
-        for key in (key for key in new if old[key] != new[key] and key != "origin"):
-            _log.warning("this run began with %s = %s; it goes on with %s", key, old[key], new[key])
+    if not (folder / CONFIG).is_file() or not any((folder / CHECKPOINTS).glob("[0-9]*")):
+        return
+    began = read_config(folder)
+    if _shapes(began.model) != _shapes(config.model):
+        raise ValueError(f"{folder} holds a run of another model; choose another workdir, or use config.init_from")
+    old, new = _dotted(to_dict(began)), _dotted(to_dict(config))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key) and key != "origin":
+            _log.warning("this run began with %s = %s; it goes on with %s", key, old.get(key), new.get(key))
+
+
+def write_config(folder: Path, config: TrainConfig) -> None:
+    """Writes config.json, on process 0, once all processes have read what was there before."""
+    multihost_utils.sync_global_devices("config.json was read")
     if jax.process_index() == 0:
-        file.write_text(json.dumps(new, indent=2) + "\n")
+        write_atomically(folder / CONFIG, (json.dumps(to_dict(config), indent=2) + "\n").encode())
+
+
+def _shapes(model: CLIPConfig) -> dict[str, tuple[int, ...]]:
+    params = abstract_params(model)
+    return {path: leaf.shape for path, leaf in zip(tree.paths(params), jax.tree.leaves(params), strict=True)}
+
+
+def _dotted(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def load_run(folder: Path, *, weights: Weights = "auto", step: int | None = None) -> LoadedRun:

@@ -9,6 +9,7 @@ tensorboard/       event files               evaluation.json    the last evaluat
 
 import collections
 import fcntl
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,17 @@ TIMING = "timing.jsonl"
 EVALUATION = "evaluation.json"
 PICTURES = "pictures.npz"
 REPORT = "report.html"
+
+
+def make_folder(workdir: Path) -> None:
+    """Makes the folder. Raises ValueError for a URL, for a file, and where it cannot be written."""
+    if "://" in str(workdir) or ":/" in str(workdir):
+        raise ValueError(f"workdir {workdir} is a URL; a run's folder must be on a file system (mount the bucket)")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / ".lock").touch()
+    except OSError as error:
+        raise ValueError(f"workdir {workdir} cannot be written: {error.strerror or error}") from error
 
 
 class Lock:
@@ -51,7 +63,8 @@ class Records:
         self._first = process == 0
         name = "bad_samples.jsonl" if self._first else f"bad_samples.{process}.jsonl"
         self._bad = JsonlWriter(workdir / name, start)
-        self._bad_shards: collections.Counter[str] = collections.Counter()
+        rows = map(json.loads, (workdir / name).read_text().splitlines())
+        self._bad_shards = collections.Counter(row["shard"] for row in rows)
         self._metrics: list[Writer] = []
         self._timing: list[Writer] = []
         if self._first:

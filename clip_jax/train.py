@@ -21,9 +21,9 @@ from clip_jax.evals.protocol import Evaluation
 from clip_jax.evals.showcase import Showcase
 from clip_jax.evals.suite import flat_figures, open_evaluations, run_evaluations
 from clip_jax.experiment import Plan, TrainConfig
-from clip_jax.load import claim, state_from_run
+from clip_jax.load import check_same_run, state_from_run, write_config
 from clip_jax.models.flops import PEAK_FLOPS, train_flops_per_pair
-from clip_jax.run_folder import CHECKPOINTS, Lock, Records
+from clip_jax.run_folder import CHECKPOINTS, Lock, Records, make_folder
 from clip_jax.state import TrainState
 from clip_jax.writers import Progress
 
@@ -52,14 +52,15 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
     plan = Plan(config)
     source, opened = open_source(config.source), open_evaluations(config.evals)
     evaluations = {name: one for name, one in opened.items() if not isinstance(one, Showcase)}  # those have no figures
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
             stack.enter_context(contextlib.closing(Lock(workdir)))
         plan.check_space(workdir)
-        claim(workdir, config)
+        check_same_run(workdir, config)
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / CHECKPOINTS, config.checkpoint)))
         state = checkpoints.restore(plan.state) or _first_state(plan)
+        write_config(workdir, config)
         start = int(state.step)
         if start >= config.steps:
             _log.info("nothing left to train: %s stands at step %d of %d", workdir, start, config.steps)
@@ -100,7 +101,7 @@ class _Loop:
             while step < config.steps and not stopping:
                 with self._clock.waiting():
                     batch, bad = next(stream)
-                self._records.bad(step, bad)
+                self._records.bad(step + 1, bad)
                 batch.pop("uid")
                 state, metrics = self._plan.step(state, sharding.to_global(batch, mesh))
                 if running:
@@ -114,9 +115,12 @@ class _Loop:
                     self._report(*running, progress)
                     running = None
                     with self._clock.paused():
-                        if evaluates:
-                            figures = self._evaluate(state, step, progress)
-                        self._save(state, figures if evaluates else {}, progress)
+                        evaluated: dict[str, float] = {}
+                        try:
+                            if evaluates:
+                                figures = evaluated = self._evaluate(state, step, progress)
+                        finally:  # an evaluation that fails must not cost the steps before it
+                            self._save(state, evaluated, progress)
             self._finish_saving(step)
         finally:
             stream.close()
@@ -180,13 +184,16 @@ class _Loop:
                 progress.say(f"a checkpoint could not be written ({error}); training goes on without it")
 
     def _finish_saving(self, step: int) -> None:
+        reason: SaveFailed | str = "see above"
         try:
             self._checkpoints.wait()
         except SaveFailed as error:
+            reason = error
+        if step not in self._checkpoints.steps():
             raise RuntimeError(
-                f"the last checkpoint, at step {step}, could not be written: {error}. Free some space and run the same "
+                f"the last checkpoint, at step {step}, could not be written: {reason}. Free some space and run the same "
                 f"command again; it goes on from step {max(self._checkpoints.steps(), default=0)}"
-            ) from error
+            )
 
 
 class _Clock:

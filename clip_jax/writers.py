@@ -3,7 +3,9 @@
 import json
 import logging
 import math
+import os
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +25,13 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+def write_atomically(path: Path, data: bytes) -> None:
+    """The whole file or the one before it, whenever the process is killed."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_bytes(data)
+    os.replace(beside, path)
+
+
 class JsonlWriter:
     """One JSON object a line, flushed line by line. On opening, lines after `step` are cut off: a resumed run writes them
     again, and the file is that of a run without interruption."""
@@ -30,7 +39,7 @@ class JsonlWriter:
     def __init__(self, path: Path, step: int):
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
-        path.write_bytes(b"".join(line + b"\n" for line in kept))
+        write_atomically(path, b"".join(line + b"\n" for line in kept))
         self._file = path.open("a")
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
@@ -74,7 +83,7 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """Weights & Biases; needs `pip install clip_jax[wandb]`. The run id is the folder's name, so that a resumed run goes on."""
+    """Weights & Biases; needs `pip install clip_jax[wandb]`. The run's id lies in its folder, so that a resumed run goes on."""
 
     def __init__(self, project: str, workdir: Path):
         try:
@@ -83,7 +92,12 @@ class WandbWriter:
             raise ValueError(
                 "wandb is not installed; `pip install clip_jax[wandb]`, or leave config.wandb empty"
             ) from error
-        self._run = wandb.init(project=project, id=workdir.absolute().name, resume="allow", dir=str(workdir))
+        file = workdir / "wandb_id"
+        if not file.exists():
+            file.write_text(uuid.uuid4().hex)
+        self._run = wandb.init(
+            project=project, id=file.read_text(), name=workdir.name, resume="allow", dir=str(workdir)
+        )
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """One row."""

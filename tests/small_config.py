@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.evals.retrieval import RetrievalConfig
+from clip_jax.evals.zero_shot import ZeroShotConfig
 from clip_jax.models.text import TextConfig
 from clip_jax.models.vit import VisionConfig
 from configs.base import get_config as base
@@ -27,5 +28,8 @@ def get_config() -> ConfigDict:
     config.checkpoint.every = 4
     config.log_every = 1
     config.eval_every = 6
-    config.evals = {"val": part(RetrievalConfig(source=GlyphsConfig(split="validation", limit=40, size=16)))}
+    config.evals = {
+        "val": part(RetrievalConfig(source=GlyphsConfig(split="validation", limit=40, size=16))),
+        "digits": part(ZeroShotConfig(limit=40)),
+    }
     return config

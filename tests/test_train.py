@@ -1,6 +1,7 @@
 """The train loop: golden losses, exact resume, what it survives, and what it refuses."""
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from clip_jax import run_folder
+from clip_jax import run_folder, tree
 from clip_jax import train as train_module
 from clip_jax.checkpoint import CheckpointConfig, Checkpoints
 from clip_jax.cli.configs import to_dataclass
@@ -274,6 +275,89 @@ def test_a_really_full_disk(config: TrainConfig, tmp_path: Path, monkeypatch: py
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+def test_a_last_checkpoint_that_cannot_even_begin_is_an_error(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = ocp.CheckpointManager.save
+
+    def refuse(self: ocp.CheckpointManager, step: int, **kwargs: object) -> bool:
+        if step == config.steps:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(self, step, **kwargs)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", refuse)
+    with pytest.raises(RuntimeError, match="at step 12, could not be written"):
+        train(config, tmp_path)
+
+
+def test_a_disk_with_room_to_begin_has_room_to_go_on(
+    finished: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, room = Plan(config), namedtuple("usage", "total used free")
+    one = tree.bytes_of(plan.state)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: room(9 * one, 8 * one, 1.5 * one))
+    plan.check_space(finished)  # three of its four checkpoints are there already
+    with pytest.raises(ValueError, match="4 checkpoints"):
+        plan.check_space(finished.parent)
+
+
+def test_without_a_figure_of_its_own_a_checkpoint_does_not_stay(config: TrainConfig, tmp_path: Path) -> None:
+    keep = CheckpointConfig(every=2, keep=1, best="val/text_to_image_r1")
+    train(dataclasses.replace(config, checkpoint=keep), tmp_path)
+    assert {int(step.name) for step in (tmp_path / run_folder.CHECKPOINTS).glob("[0-9]*")} <= {6, 12}
+
+
+def test_metrics_survive_a_kill_while_they_are_cut(
+    finished: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    shutil.rmtree(_newest(folder))
+    before = (folder / run_folder.METRICS).read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, folder)
+    assert (folder / run_folder.METRICS).read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [{"ema_decay": 0.0}, {"name": "lion"}])
+def test_a_resume_that_cannot_fit_says_so_and_changes_nothing(
+    finished: Path, config: TrainConfig, tmp_path: Path, change: dict
+) -> None:
+    began = dataclasses.replace(config, optim=dataclasses.replace(config.optim, **change), steps=4, evals={})
+    train(began, tmp_path)
+    written = (tmp_path / run_folder.CONFIG).read_bytes()
+    with pytest.raises(ValueError, match=r"step 4 is of another model, optimizer or average: it lacks \d+ arrays"):
+        train(config, tmp_path)
+    assert (tmp_path / run_folder.CONFIG).read_bytes() == written
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_how_the_model_runs_may_change_on_resume(config: TrainConfig, tmp_path: Path) -> None:
+    train(config, tmp_path, stop=lambda step: step == 2)
+    running = dataclasses.replace(config.model.running, remat="block")
+    again = dataclasses.replace(config, model=dataclasses.replace(config.model, running=running))
+    assert train(again, tmp_path, stop=lambda step: step == 3).step == 3
+
+
+def test_an_evaluation_that_fails_does_not_cost_the_steps_before_it(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no evaluation today")
+
+    monkeypatch.setattr(train_module, "run_evaluations", fail)
+    with pytest.raises(RuntimeError, match="no evaluation today"):
+        train(config, tmp_path)
+    assert _newest(tmp_path).name == "6"
+
+
+def test_workdirs_that_cannot_be(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for workdir, message in ((tmp_path / "file", "cannot be written"), (Path("gs://bucket/run"), "is a URL")):
+        with pytest.raises(ValueError, match=message):
+            train(config, workdir)
+
+
 def test_two_runs_in_one_folder(config: TrainConfig, tmp_path: Path) -> None:
     lock = run_folder.Lock(tmp_path)
     with pytest.raises(ValueError, match="another run is writing"):
@@ -356,7 +440,7 @@ def test_bad_configs_are_errors_before_anything_is_written(config: TrainConfig, 
         "config.steps is 0": {"steps": 0},
         "no such loss": {"objective": dataclasses.replace(config.objective, weights={"infonce": 1.0})},
         "sum to zero": {"objective": dataclasses.replace(config.objective, weights={"info_nce": 0.0})},
-        "names no evaluation": {"checkpoint": CheckpointConfig(best="vla/text_to_image_r1")},
+        "names no figure of an evaluation; there are": {"checkpoint": CheckpointConfig(best="val/texttoimage_r1")},
         "exceed the 12 steps": {"optim": dataclasses.replace(config.optim, warmup_steps=100)},
         "matches no parameter": {"optim": dataclasses.replace(config.optim, freeze=("visul/.*",))},
     }

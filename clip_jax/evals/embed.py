@@ -18,7 +18,7 @@ from clip_jax.models.clip import CLIPConfig, bind
 from clip_jax.sharding import replicated, to_global
 from clip_jax.tokenizer import Tokenizer
 
-_Encode = Callable[[Any, jax.Array], jax.Array]
+_Encode = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,31 +114,31 @@ class Encoder:
         """
         encode, processes = _tower(self.config, self._mesh, tower), jax.process_count()
         batches = int(gather_rows(np.array([-(-at_most // self._local)])).max())
+        # Where devices are not in process order, a global batch is not the processes' rows in order: each row is numbered.
+        numbers = np.arange(self._local, dtype=np.int32) + jax.process_index() * self._local
+        number = to_global(numbers, self._mesh)
         blocks, count = [], 0
         for _ in range(batches):
             batch = list(itertools.islice(rows, self._local))
             count += len(batch)
             full = np.stack(batch + [padding] * (self._local - len(batch)))
-            blocks.append(np.asarray(encode(self._params, to_global(full, self._mesh))))
+            embedded, order = encode(self._params, to_global(full, self._mesh), number)
+            blocks.append(np.asarray(embedded)[np.argsort(np.asarray(order))])
         if not blocks:
             return np.zeros((0, self.config.embed_dim), np.float32)
         by_process = np.stack(blocks).reshape(batches, processes, self._local, -1).swapaxes(0, 1)
+        flat = by_process.reshape(processes, batches * self._local, -1)
         counts = gather_rows(np.array([count]))
-        return np.concatenate(
-            [
-                rows[:number]
-                for rows, number in zip(by_process.reshape(processes, batches * self._local, -1), counts, strict=True)
-            ]
-        )
+        return np.concatenate([rows[:number] for rows, number in zip(flat, counts, strict=True)])
 
 
 @functools.cache
 def _tower(config: CLIPConfig, mesh: Mesh, name: Literal["image", "text"]) -> _Encode:
     """The jitted tower; kept, so that an evaluation every few hundred steps compiles once."""
 
-    def run(params: Any, batch: jax.Array) -> jax.Array:
+    def run(params: Any, batch: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
         model = bind(config, params)
-        return model.encode_image(batch) if name == "image" else model.encode_text(batch)
+        return (model.encode_image(batch) if name == "image" else model.encode_text(batch)), row
 
     return jax.jit(run, out_shardings=replicated(mesh))
 
@@ -155,6 +155,16 @@ def eval_target(config: CLIPConfig) -> Target:
     )
 
 
+def check_readable(source: Source) -> None:
+    """Raises ValueError where none of the first few samples can be read: better now than at the first evaluation."""
+    few = range(min(16, len(source)))
+    found = list(eval_items(source, Target(image_size=16, context_length=2), few, threads=1))
+    if not found:
+        raise ValueError(f"source {source.name!r} is empty; nothing to evaluate on")
+    if all(isinstance(item, Bad) for item in found):
+        raise ValueError(f"none of the first {len(few)} samples of source {source.name!r} can be read: {found[0]}")
+
+
 def caption_key(text: str) -> int:
     """Equal for captions that differ only in case and white space: 64 bits."""
     normal = " ".join(text.lower().split())
@@ -166,6 +176,8 @@ def gather_rows(rows: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return rows
     counts = multihost_utils.process_allgather(np.array([len(rows)], np.int32)).reshape(-1)
+    if not counts.max():
+        return rows
     padded = np.zeros((int(counts.max()), *rows.shape[1:]), rows.dtype)
     padded[: len(rows)] = rows
     words = padded.reshape(len(padded), -1).view(np.uint32)  # 64-bit numbers do not pass through JAX

@@ -8,23 +8,25 @@ import scipy.sparse
 from clip_jax import metrics
 from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.data.sources import SourceConfig, open_source
-from clip_jax.evals.embed import Embedded, Encoder
+from clip_jax.evals.embed import Embedded, Encoder, check_readable
 from clip_jax.evals.protocol import Figure, Outcome
 
+RETRIEVAL_FIGURES = tuple(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
 _CHUNK = 1024  # queries scored at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RetrievalConfig:
     """source: the gallery. limit: its first samples only, 0 for all. first_caption: use each image's first caption only.
+    exact: only the pair itself is right, as on COCO and Flickr (Karpathy); else so is any with the same caption.
 
-    Image to text is a hit if any own caption is in the top k. Text to image is a hit if the image, or another with the
-    same caption, is in the top k.
+    Image to text is a hit if any of the image's captions is in the top k, text to image if the caption's image is.
     """
 
     source: SourceConfig = GlyphsConfig(split="validation")
     limit: int = 0
     first_caption: bool = False
+    exact: bool = False
 
 
 class Retrieval:
@@ -32,6 +34,7 @@ class Retrieval:
 
     def __init__(self, config: RetrievalConfig):
         self._config, self._source = config, open_source(config.source)
+        check_readable(self._source)
 
     def __call__(self, encoder: Encoder) -> Outcome:
         """R@1, R@5, R@10 each way. Raises ValueError for a gallery without a single readable pair."""
@@ -40,15 +43,16 @@ class Retrieval:
             found = _first_captions(found)
         if not len(found.caption):
             raise ValueError(f"source {self._source.name!r} gave no readable image with a caption; nothing to retrieve")
-        figures = retrieval_figures(found)
+        figures = retrieval_figures(found, exact=self._config.exact)
         counts = {"images": len(found.image), "captions": len(found.caption), "unreadable": found.bad_count}
         return Outcome(figures=figures, counts=counts)
 
 
-def retrieval_figures(found: Embedded) -> dict[str, Figure]:
-    """image_to_text_r{1,5,10} and text_to_image_r{1,5,10} of embedded pairs."""
+def retrieval_figures(found: Embedded, *, exact: bool = False) -> dict[str, Figure]:
+    """RETRIEVAL_FIGURES of embedded pairs; exact: see RetrievalConfig."""
     images, captions = len(found.image), len(found.caption)
-    key = np.unique(found.key, return_inverse=True)[1]  # number of the text of each caption
+    # Number of the text of each caption; equal texts have one number, unless only the pair itself is right.
+    key = np.arange(captions) if exact else np.unique(found.key, return_inverse=True)[1]
     ones = np.ones(captions, np.int64)
     true_of = scipy.sparse.csr_array((ones, (found.owner, key)), shape=(images, key.max() + 1))  # image x text
     true_of.data = np.minimum(true_of.data, 1)

@@ -9,7 +9,7 @@ from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.data.images import decode, preprocess
 from clip_jax.data.source import Source
 from clip_jax.data.sources import SourceConfig, open_source
-from clip_jax.evals.embed import Embedded, Encoder
+from clip_jax.evals.embed import Embedded, Encoder, check_readable
 from clip_jax.evals.protocol import Outcome
 
 _MATRIX = 24  # pairs in the similarity matrix
@@ -35,6 +35,7 @@ class Showcase:
         if not config.queries:
             raise ValueError("a showcase needs queries: give at least one text")
         self._config, self._source = config, open_source(config.source)
+        check_readable(self._source)
 
     def __call__(self, encoder: Encoder) -> Outcome:
         """pictures: queries str[Q], query_scores f32[Q, top], query_images u8[Q, top, S, S, 3]; matrix f32[M, M],

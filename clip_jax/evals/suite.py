@@ -10,9 +10,9 @@ from rich.table import Table
 
 from clip_jax.evals.embed import Encoder
 from clip_jax.evals.protocol import Evaluation, Outcome
-from clip_jax.evals.retrieval import Retrieval, RetrievalConfig
+from clip_jax.evals.retrieval import RETRIEVAL_FIGURES, Retrieval, RetrievalConfig
 from clip_jax.evals.showcase import Showcase, ShowcaseConfig
-from clip_jax.evals.zero_shot import ZeroShot, ZeroShotConfig
+from clip_jax.evals.zero_shot import ZERO_SHOT_FIGURES, ZeroShot, ZeroShotConfig
 
 EvalConfig = RetrievalConfig | ZeroShotConfig | ShowcaseConfig
 
@@ -22,12 +22,25 @@ KINDS: dict[str, type] = {"retrieval": RetrievalConfig, "zero_shot": ZeroShotCon
 _OPEN: dict[type, Any] = {RetrievalConfig: Retrieval, ZeroShotConfig: ZeroShot, ShowcaseConfig: Showcase}
 
 
+def figure_names(config: EvalConfig) -> tuple[str, ...]:
+    """What an evaluation measures, as metrics.jsonl names it after the evaluation's own name."""
+    match config:
+        case RetrievalConfig():
+            return RETRIEVAL_FIGURES
+        case ZeroShotConfig():
+            return ZERO_SHOT_FIGURES
+        case ShowcaseConfig():
+            return ()
+
+
 def open_evaluations(configs: Mapping[str, EvalConfig]) -> dict[str, Evaluation]:
     """Opens each one's data. Raises ValueError or FileNotFoundError, with the evaluation's name, for what cannot work."""
     opened = {}
     for name, config in configs.items():
         try:
             opened[name] = _OPEN[type(config)](config)
+            if config.limit < 0:
+                raise ValueError(f"limit {config.limit}: give a number of samples, or 0 for all")
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(f"evals.{name}: {error}") from error
     return opened

@@ -8,8 +8,10 @@ import numpy as np
 from clip_jax import metrics
 from clip_jax.data.digits import DigitsConfig
 from clip_jax.data.sources import SourceConfig, open_source
-from clip_jax.evals.embed import Encoder
+from clip_jax.evals.embed import Encoder, check_readable
 from clip_jax.evals.protocol import Figure, Outcome
+
+ZERO_SHOT_FIGURES = ("top1", "top5", "mean_per_class")  # top5 from six classes on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class ZeroShot:
 
     def __init__(self, config: ZeroShotConfig):
         self._config, self._source = config, open_source(config.source)
+        check_readable(self._source)
         self._classes = config.classes or self._source.classes
         if not self._source.classes:
             raise ValueError(f"source {self._source.name!r} has no labels; zero-shot classification needs them")
