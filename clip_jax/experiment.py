@@ -127,9 +127,5 @@ def _check(config: TrainConfig) -> None:
         )
     if config.eval_every < 0:
         raise ValueError(f"config.eval_every is {config.eval_every}; it must be at least 0")
-    if not 0 <= config.optim.ema_decay < 1:
-        raise ValueError(f"optim.ema_decay {config.optim.ema_decay} is not in [0, 1)")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"config.seed {config.seed} is not in [0, 2^32)")
-    if not config.optim.lr > 0:
-        raise ValueError(f"optim.lr {config.optim.lr} is not positive")

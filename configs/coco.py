@@ -23,5 +23,7 @@ def get_config(model: str = "ViT-S-16") -> ConfigDict:
     config.optim.ema_decay = 0.9995
     config.checkpoint.best = "karpathy_test/text_to_image_r1"
     config.eval_every = 1000
-    config.evals = {"karpathy_test": part(RetrievalConfig(source=TfdsConfig(name="coco_captions", split="test")))}
+    config.evals = {
+        "karpathy_test": part(RetrievalConfig(source=TfdsConfig(name="coco_captions", split="test"), exact=True))
+    }
     return config

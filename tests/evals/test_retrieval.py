@@ -112,7 +112,9 @@ def test_random_embeddings_are_at_chance():
 
 
 def test_the_protocol(monkeypatch):
-    monkeypatch.setattr(retrieval, "open_source", lambda config: Memory([]))
+    monkeypatch.setattr(
+        retrieval, "open_source", lambda config: Memory([(np.zeros((4, 4, 3), np.uint8), ("a",), None)])
+    )
     found = embedded(EYE[:2], [(0, "x", EYE[0]), (0, "z", EYE[1]), (1, "y", EYE[1])], bad_count=3)
     outcome = Retrieval(RetrievalConfig())(FixedEncoder(found))
     assert outcome.counts == {"images": 2, "captions": 3, "unreadable": 3}

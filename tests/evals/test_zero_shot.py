@@ -12,7 +12,9 @@ TEMPLATES = ("a {}", "the {}")
 
 
 def opened(monkeypatch, config: ZeroShotConfig, classes: tuple[str, ...]) -> ZeroShot:
-    monkeypatch.setattr(zero_shot, "open_source", lambda config: Memory([], classes))
+    monkeypatch.setattr(
+        zero_shot, "open_source", lambda config: Memory([(np.zeros((4, 4, 3), np.uint8), ("a",), 0)], classes)
+    )
     return ZeroShot(config)
 
 
