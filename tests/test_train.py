@@ -230,7 +230,7 @@ def _full_for(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
         if step in steps:
             failed.append(step)
             return True
-        return save(self, step, **kwargs)  # pyright: ignore[reportArgumentType]
+        return save(self, step, **kwargs)
 
     monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", wait)
     monkeypatch.setattr(ocp.CheckpointManager, "save", full)
@@ -283,7 +283,7 @@ def test_a_last_checkpoint_that_cannot_even_begin_is_an_error(
     def refuse(self: ocp.CheckpointManager, step: int, **kwargs: object) -> bool:
         if step == config.steps:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return save(self, step, **kwargs)  # pyright: ignore[reportArgumentType]
+        return save(self, step, **kwargs)
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", refuse)
     with pytest.raises(RuntimeError, match="at step 12, could not be written"):
@@ -398,7 +398,7 @@ class _Flaky:
     def __getitem__(self, index: int) -> object:
         if index in self._bad:
             raise BadSample("torn")
-        return self._inner[index]  # pyright: ignore[reportIndexIssue]
+        return self._inner[index]
 
     def shard(self, index: int) -> str:
         return f"part-{index // 100}.tar"

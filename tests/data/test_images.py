@@ -231,7 +231,7 @@ def test_preprocess_longest_and_squash():
 
 def test_preprocess_errors_name_the_choices():
     with pytest.raises(ValueError, match="give shortest, longest or squash"):
-        preprocess(NOISE, 32, resize_mode="stretch")  # pyright: ignore[reportArgumentType]
+        preprocess(NOISE, 32, resize_mode="stretch")
     with pytest.raises(ValueError, match="interpolation 'cubic': give one of bicubic, bilinear, lanczos"):
         preprocess(NOISE, 32, interpolation="cubic")
 

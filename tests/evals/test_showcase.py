@@ -25,7 +25,7 @@ def test_pictures_of_queries_matrix_and_failures(show: Showcase) -> None:
     image = np.eye(4)
     captions = [(0, "a", [1, 0, 0, 0]), (1, "b", [0.9, 0.1, 0, 0]), (2, "c", [0, 0, 0, 1]), (3, "c", [0, 0, 1, 0])]
     encoder = FixedEncoder(embedded(image, captions), {"first": [0, 0.2, 0, 0.9], "second": [0.5, 0, 0.6, 0]})
-    outcome = show(encoder)  # pyright: ignore[reportArgumentType]
+    outcome = show(encoder)
     seen = outcome.pictures
     assert outcome.figures == {}
     assert seen["query_images"][..., 0, 0, 0].tolist() == [[240, 80], [160, 10]]
@@ -45,4 +45,4 @@ def test_without_queries_or_pairs(show: Showcase) -> None:
     with pytest.raises(ValueError, match="needs queries"):
         Showcase(ShowcaseConfig())
     with pytest.raises(ValueError, match="no readable pair"):
-        show(FixedEncoder(embedded(np.zeros((0, 4)))))  # pyright: ignore[reportArgumentType]
+        show(FixedEncoder(embedded(np.zeros((0, 4)))))
