@@ -25,6 +25,7 @@ from clip_jax.load import check_same_run, state_from_run, write_config
 from clip_jax.models.flops import PEAK_FLOPS, train_flops_per_pair
 from clip_jax.run_folder import CHECKPOINTS, Lock, Records, make_folder
 from clip_jax.state import TrainState
+from clip_jax.tokenizer import Tokenizer
 from clip_jax.writers import Progress
 
 _log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
     many steps in a row are not finite, too many samples cannot be read, or the last checkpoint cannot be written.
     """
     plan = Plan(config)
+    if (vocabulary := config.model.text_cfg.vocab_size) < Tokenizer.vocab_size:
+        raise ValueError(f"text_cfg.vocab_size {vocabulary} is smaller than the tokenizer's {Tokenizer.vocab_size}")
     source, opened = open_source(config.source), open_evaluations(config.evals)
     evaluations = {name: one for name, one in opened.items() if not isinstance(one, Showcase)}  # those have no figures
     make_folder(workdir)

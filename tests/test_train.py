@@ -441,6 +441,11 @@ def test_bad_configs_are_errors_before_anything_is_written(config: TrainConfig, 
         "no such loss": {"objective": dataclasses.replace(config.objective, weights={"infonce": 1.0})},
         "sum to zero": {"objective": dataclasses.replace(config.objective, weights={"info_nce": 0.0})},
         "names no figure of an evaluation; there are": {"checkpoint": CheckpointConfig(best="val/texttoimage_r1")},
+        "vocab_size 64 is smaller than the tokenizer's 49408": {
+            "model": dataclasses.replace(
+                config.model, text_cfg=dataclasses.replace(config.model.text_cfg, vocab_size=64)
+            )
+        },
         "exceed the 12 steps": {"optim": dataclasses.replace(config.optim, warmup_steps=100)},
         "matches no parameter": {"optim": dataclasses.replace(config.optim, freeze=("visul/.*",))},
     }
