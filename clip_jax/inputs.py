@@ -7,7 +7,7 @@ libraries built on torchvision drop alpha after resizing, resize palettes as the
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +120,7 @@ def token_ids(texts: Texts, tokenize: Callable[[Sequence[str | bytes]], np.ndarr
     elif len(texts) == 0 and getattr(texts, "ndim", 1) == 1:
         ids = np.zeros((0, config.context_length), np.int32)
     elif any(isinstance(text, str | bytes) for text in texts):
-        ids = tokenize(list(texts))
+        ids = tokenize(cast(list[str | bytes], list(texts)))  # the tokenizer names one that is neither
     else:
         ids = _rows_of_ids(texts, config.context_length)
     if wrong := np.argwhere((ids < 0) | (ids >= config.vocab_size)).tolist():

@@ -1,5 +1,6 @@
 """Where a run's figures go: metrics.jsonl, TensorBoard, W&B, and the progress line on the terminal."""
 
+import importlib
 import json
 import logging
 import math
@@ -92,7 +93,7 @@ class WandbWriter:
 
     def __init__(self, project: str, workdir: Path):
         try:
-            import wandb  # pyright: ignore[reportMissingImports]  (an optional extra)
+            wandb = importlib.import_module("wandb")  # an optional extra
         except ImportError as error:
             raise ValueError(
                 "wandb is not installed; `pip install clip_jax[wandb]`, or leave config.wandb empty"

@@ -94,6 +94,8 @@ def imports(name: str) -> Iterator[tuple[str, bool]]:
     """(absolute name of each imported module, whether it is imported as soon as this one is)."""
     parsed = ast.parse(MODULES[name].read_text())
     at_once = {id(node) for node in parsed.body}
+    functions = (node for node in ast.walk(parsed) if isinstance(node, ast.FunctionDef))
+    later = {id(node) for function in functions for node in ast.walk(function)}
     for node in ast.walk(parsed):
         if isinstance(node, ast.Import):
             yield from ((alias.name, id(node) in at_once) for alias in node.names)
@@ -102,6 +104,10 @@ def imports(name: str) -> Iterator[tuple[str, bool]]:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 yield inner if own(inner) in MODULES else node.module or "", id(node) in at_once
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+            yield from (
+                (str(given.value), id(node) not in later) for given in node.args if isinstance(given, ast.Constant)
+            )
 
 
 def own(module: str) -> str | None:

@@ -4,13 +4,11 @@ import json
 import tempfile
 from pathlib import Path
 
-import jax
-
-import tests.conftest  # noqa: F401  (sets the eight virtual devices before JAX starts)
 from clip_jax.cli.configs import to_dataclass
 from clip_jax.run_folder import METRICS
 from clip_jax.train import train
 from tests import small_config
+from tests.conftest import jax  # with the tests' eight virtual devices
 
 with tempfile.TemporaryDirectory() as folder:
     train(to_dataclass(small_config.get_config()), Path(folder))

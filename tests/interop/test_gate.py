@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import re
 
 import numpy as np
@@ -286,7 +287,7 @@ def test_figures_and_table():
     ):
         gate.check(difference)
     gate.check(difference, 0.26)
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(gate.table(difference))
     shown = console.export_text()
     assert "one  against  other" in shown

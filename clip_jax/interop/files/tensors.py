@@ -145,6 +145,7 @@ def _errors(path: Path, done: str = "read") -> Iterator[None]:
         raise ValueError(f"{path} is not read: {torch_files.refusal(str(error))}") from error
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is damaged or cut short ({error}); copy or download it again") from error
+    # Of a damaged file zipfile says NotImplementedError (no such compression), NumPy EOFError, the unpickler its own.
     except (ValueError, NotImplementedError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(f"{path} is not {done}: {error}") from error
 

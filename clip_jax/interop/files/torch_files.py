@@ -1,5 +1,6 @@
 """PyTorch's pickled weights, read with weights_only and written; needs `pip install 'clip_jax[torch]'`."""
 
+import importlib
 import re
 import zipfile
 from collections.abc import Mapping
@@ -53,7 +54,7 @@ def write(path: Path, state: Mapping[str, np.ndarray]) -> None:
 
 def _torch() -> Any:
     try:
-        import torch
+        torch = importlib.import_module("torch")
     except ImportError as error:
         raise ValueError(
             "PyTorch's files need torch: pip install 'clip_jax[torch]', or use weights saved as safetensors"

@@ -39,8 +39,7 @@ def outputs(
     if layout not in LIBRARIES:
         return None
     try:
-        import torch
-
+        torch = importlib.import_module("torch")
         library = import_library(layout)
     except Exception as error:  # a broken installation fails in as many ways as there are; it is as good as none
         _log.debug("%s cannot be imported: %s: %s", LIBRARIES[layout], type(error).__name__, error)
@@ -108,8 +107,7 @@ def _complete_torchvision() -> None:
 
     open_clip and transformers import torchvision where it is installed, and use neither operator.
     """
-    import torch
-
+    torch = importlib.import_module("torch")
     if importlib.util.find_spec("torchvision") is None:
         return
     try:
@@ -148,8 +146,7 @@ def _open_clip(
 def _huggingface(
     library: ModuleType, path: Path | None, state: Mapping[str, np.ndarray], settings: dict[str, Any]
 ) -> Any:
-    import torch
-
+    torch = importlib.import_module("torch")
     kinds = {"clip": (library.CLIPModel, library.CLIPConfig), "siglip": (library.SiglipModel, library.SiglipConfig)}
     model_class, config_class = kinds[settings["model_type"]]
     scalar = () if settings["model_type"] == "clip" else (1,)
@@ -188,8 +185,7 @@ def _no_progress_bar(logging_of_transformers: ModuleType) -> Iterator[None]:
 
 def _tensors(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """As torch tensors; floats in f32."""
-    import torch
-
+    torch = importlib.import_module("torch")
     arrays = {key: np.array(array) for key, array in state.items()}
     return {key: torch.from_numpy(a if a.dtype.kind in "iub" else a.astype(np.float32)) for key, a in arrays.items()}
 
