@@ -31,7 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("losses.collect", "cli.start"),
     ),
     (  # placement, losses, optimizers, checkpoints, single sources
-        *("tokenizer_file", "sharding", "optim", "checkpoint", "interop.rules", "losses.contrastive", "losses.sigmoid"),
+        *("tokenizer_file", "sharding", "optim", "checkpoint", "interop.rules", "losses.logits"),
         *(
             "data.images",
             "data.digits",
@@ -42,6 +42,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "data.glyph_names",
         ),
     ),
+    ("losses.contrastive", "losses.sigmoid"),
     ("interop.files.torchscript", "interop.files.torch_files", "interop.files.hub", "interop.proof.libraries"),
     ("interop.proof.reference_resnet", "interop.proof.reference_huggingface", "interop.proof.reference_big_vision"),
     ("interop.files.tensors", "interop.proof.reference_clip"),

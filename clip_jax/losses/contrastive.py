@@ -1,9 +1,9 @@
 """InfoNCE over the global batch, both directions. Radford et al. 2021, figure 3."""
 
 import jax
-import jax.numpy as jnp
 
-from clip_jax.losses.collect import Axes, gather, mean, offset
+from clip_jax.losses.collect import Axes, mean
+from clip_jax.losses.logits import cross_entropy, logits_of, own_columns
 
 
 def info_nce(image: jax.Array, text: jax.Array, scale: jax.Array, *, axes: Axes = ()) -> jax.Array:
@@ -14,14 +14,7 @@ def info_nce(image: jax.Array, text: jax.Array, scale: jax.Array, *, axes: Axes 
     axes: names of the mesh axes that cut the batch, inside `jax.shard_map`; () on one device. Embeddings of all
     devices are gathered, and the gradient flows back through the gathering, so it equals that of one large batch.
     """
-    from_image = _cross_entropy(image, gather(text, axes), scale, axes)
-    from_text = _cross_entropy(text, gather(image, axes), scale, axes)
+    own = own_columns(image.shape[0], axes)
+    from_image = cross_entropy(logits_of(image, text, scale, axes=axes), own)
+    from_text = cross_entropy(logits_of(text, image, scale, axes=axes), own)
     return mean((from_image + from_text) / 2, axes)
-
-
-def _cross_entropy(queries: jax.Array, keys: jax.Array, scale: jax.Array, axes: Axes) -> jax.Array:
-    """Per query, -log softmax(scale q k')[its own pair]: f32[n] for f32[n, E] against f32[N, E]."""
-    logits = scale * jnp.matmul(queries, keys.T, precision="highest", preferred_element_type=jnp.float32)
-    own = offset(queries.shape[0], axes) + jnp.arange(queries.shape[0], dtype=jnp.int32)
-    matching = jnp.take_along_axis(logits, own[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits, axis=1) - matching

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from clip_jax.losses.collect import Axes, gather, mean, offset
+from clip_jax.losses.collect import Axes, mean
+from clip_jax.losses.logits import logits_of, own_columns
 
 
 def sigmoid_pairs(
@@ -15,9 +16,7 @@ def sigmoid_pairs(
     scale, bias: f32[], s > 0 and b. axes: names of the mesh axes that cut the batch, inside `jax.shard_map`; () on one
     device. Texts of all devices are gathered, and the gradient flows back through the gathering.
     """
-    rows = image.shape[0]
-    keys = gather(text, axes)
-    logits = scale * jnp.matmul(image, keys.T, precision="highest", preferred_element_type=jnp.float32) + bias
-    own = offset(rows, axes) + jnp.arange(rows, dtype=jnp.int32)
-    matching = jnp.arange(keys.shape[0], dtype=jnp.int32)[None] == own[:, None]
+    logits = logits_of(image, text, scale, axes=axes) + bias
+    own = own_columns(image.shape[0], axes)
+    matching = jnp.arange(logits.shape[1], dtype=jnp.int32)[None] == own[:, None]
     return mean(-jax.nn.log_sigmoid(jnp.where(matching, logits, -logits)).sum(axis=1), axes)
