@@ -5,7 +5,8 @@ Weights are f32; products run in the compute dtype of their input; norms and sof
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -162,3 +163,16 @@ def run_blocks(blocks: Block, x: jax.Array, running: Running) -> jax.Array:
     if running.remat != "none":
         body = jax.checkpoint(body, policy=_POLICIES[running.remat], prevent_cse=not running.scan)
     return jax.lax.scan(body, x, blocks, unroll=1 if running.scan else True)[0]
+
+
+def check_sizes(where: str, config: object, names: Sequence[str]) -> None:
+    """Raises ValueError for the first of these fields of a tower's config that is below 1. where: as a message calls it."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{where}.{name} is {getattr(config, name)}; it must be at least 1")
+
+
+def check_mlp_ratio(where: str, width: int, mlp_ratio: float) -> None:
+    """Raises ValueError where an MLP would have no inner width, or an endless one. where: as for check_sizes."""
+    if not 1 <= width * mlp_ratio < math.inf:
+        raise ValueError(f"{where}.mlp_ratio is {mlp_ratio}; it must be above 0, with width * mlp_ratio >= 1")

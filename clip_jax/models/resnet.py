@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from clip_jax.models.layers import Linear, Running, linear
+from clip_jax.models.layers import Linear, Running, check_sizes, linear
 from clip_jax.sharding import keep_batch_cut
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -255,9 +255,7 @@ def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
 def _check(config: ResNetConfig) -> None:
     if len(config.layers) != len(STAGES) or min(config.layers) < 1:
         raise ValueError(f"vision_cfg.layers is {config.layers}; a ResNet has {len(STAGES)} stages of at least 1 each")
-    for name in ("width", "head_width", "image_size"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"vision_cfg.{name} is {getattr(config, name)}; it must be at least 1")
+    check_sizes("vision_cfg", config, ("width", "head_width", "image_size"))
     if config.width % 2:
         raise ValueError(f"vision_cfg.width is {config.width}; a ResNet's must be even")
     if config.features % config.head_width:

@@ -1,7 +1,6 @@
 """The text tower of CLIP and SigLIP: a transformer whose output at one token is projected. Radford et al. 2021."""
 
 import dataclasses
-import math
 from typing import Literal
 
 import jax
@@ -14,6 +13,8 @@ from clip_jax.models.layers import (
     Linear,
     Running,
     activation_of,
+    check_mlp_ratio,
+    check_sizes,
     run_blocks,
     stacked_blocks,
 )
@@ -97,11 +98,8 @@ class TextTransformer(nnx.Module):
 
 
 def _check(config: TextConfig, embed_dim: int) -> None:
-    for name in ("context_length", "vocab_size", "width", "heads", "layers"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"text_cfg.{name} is {getattr(config, name)}; it must be at least 1")
-    if not 1 <= config.width * config.mlp_ratio < math.inf:
-        raise ValueError(f"text_cfg.mlp_ratio is {config.mlp_ratio}; it must be above 0, with width * mlp_ratio >= 1")
+    check_sizes("text_cfg", config, ("context_length", "vocab_size", "width", "heads", "layers"))
+    check_mlp_ratio("text_cfg", config.width, config.mlp_ratio)
     if config.width % config.heads:
         raise ValueError(f"text width {config.width} is not a multiple of heads {config.heads}")
     if config.proj_type == "none" and config.width != embed_dim:

@@ -15,6 +15,8 @@ from clip_jax.models.layers import (
     Linear,
     Running,
     activation_of,
+    check_mlp_ratio,
+    check_sizes,
     linear,
     run_blocks,
     stacked_blocks,
@@ -151,11 +153,8 @@ def resize_positions(positions: jax.Array, grid: int, *, token: bool = True) -> 
 
 
 def _check(config: VisionConfig, embed_dim: int) -> None:
-    for name in ("layers", "width", "head_width", "patch_size", "image_size"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"vision_cfg.{name} is {getattr(config, name)}; it must be at least 1")
-    if not 1 <= config.width * config.mlp_ratio < math.inf:
-        raise ValueError(f"vision_cfg.mlp_ratio is {config.mlp_ratio}; it must be above 0, with width * mlp_ratio >= 1")
+    check_sizes("vision_cfg", config, ("layers", "width", "head_width", "patch_size", "image_size"))
+    check_mlp_ratio("vision_cfg", config.width, config.mlp_ratio)
     if config.image_size % config.patch_size and config.pool_type == "tok":
         raise ValueError(f"image_size {config.image_size} is not a multiple of patch_size {config.patch_size}")
     if config.image_size < config.patch_size:
