@@ -1,5 +1,6 @@
 """Trees of parameters by path: `visual/blocks/attn/qkv/kernel` names a leaf wherever a config or a table needs to."""
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -71,6 +72,18 @@ def count(tree: Any) -> int:
 def bytes_of(tree: Any) -> int:
     """Bytes of all leaves, each counted whole."""
     return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def weights_hash(tree: Any) -> str:
+    """32 hex digits that any change of a parameter changes: blake2b over sorted paths, shapes and f32 bytes.
+
+    The order of the leaves and their placement do not matter. Arrays must lie on this process's devices or on the host.
+    """
+    state = hashlib.blake2b(digest_size=16)
+    for path, leaf in sorted(leaves_by_path(tree).items()):
+        state.update(f"{path}{tuple(leaf.shape)}\0".encode())
+        state.update(np.ascontiguousarray(leaf, "<f4").data)
+    return state.hexdigest()
 
 
 def bytes_per_device(tree: Any, shardings: Any) -> int:

@@ -114,9 +114,38 @@ class WandbWriter:
         self._run.finish()
 
 
-class Progress:
-    """The line that moves: step, loss, pairs/s, loader wait, ETA. On a terminal it is redrawn, in a log file it is printed
-    every `every` seconds; silent says nothing at all."""
+class MovingLine:
+    """A line that says how far a command is. On a terminal it is redrawn, in a log file it is printed every `every` seconds;
+    silent says nothing at all."""
+
+    def __init__(self, *, silent: bool = False, every: float = 20.0, console: Console | None = None):
+        self._every = every
+        self._console = console or Console(stderr=True, quiet=silent)
+        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+        self._printed = -math.inf
+        if self._live:
+            self._live.start()
+
+    def show(self, line: str, *, last: bool = False) -> None:
+        """In place of the line before; the last one is printed in any case."""
+        if self._live:
+            self._live.update(Text(line), refresh=True)
+        elif time.monotonic() - self._printed >= self._every or last:
+            self._printed = time.monotonic()
+            self.say(line)
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the one that moves."""
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._live:
+            self._live.stop()
+
+
+class Progress(MovingLine):
+    """Of a training: step, loss, pairs/s, loader wait, ETA."""
 
     def __init__(
         self,
@@ -128,41 +157,24 @@ class Progress:
         every: float = 20.0,
         console: Console | None = None,
     ):
-        self._total, self._start, self._pairs, self._every = total, start, pairs_per_step, every
-        self._console = console or Console(stderr=True, quiet=silent)
-        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
-        self._printed = -math.inf
-        if self._live:
-            self._live.start()
+        super().__init__(silent=silent, every=every, console=console)
+        self._total, self._pairs = total, pairs_per_step
         self.say(f"training steps {start + 1:,} to {total:,}; the first one compiles")
 
     def update(self, step: int, loss: float, pairs_per_second: float, wait_share: float) -> None:
         """After step `step`; wait_share: of the time that was spent waiting for the loader, in [0, 1]."""
-        line = self._line(step, loss, pairs_per_second, wait_share)
-        if self._live:
-            self._live.update(Text(line), refresh=True)
-        elif time.monotonic() - self._printed >= self._every or step == self._total:
-            self._printed = time.monotonic()
-            self.say(line)
-
-    def say(self, text: str) -> None:
-        """A line of its own, above the progress line."""
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    def close(self) -> None:
-        """Leaves the terminal as it was."""
-        if self._live:
-            self._live.stop()
-
-    def _line(self, step: int, loss: float, pairs_per_second: float, wait_share: float) -> str:
-        width = 20
-        done = round(width * step / max(self._total, 1))
-        bar = "━" * done + "╌" * (width - done)
         eta = clock((self._total - step) * self._pairs / pairs_per_second) if pairs_per_second else "--:--"
-        return (
-            f"{bar} step {step:,}/{self._total:,}  loss {loss:.3f}  {pairs_per_second:,.0f} pairs/s  "
+        line = (
+            f"{bar(step, self._total)} step {step:,}/{self._total:,}  loss {loss:.3f}  {pairs_per_second:,.0f} pairs/s  "
             f"loader wait {wait_share:.0%}  ETA {eta}"
         )
+        self.show(line, last=step == self._total)
+
+
+def bar(done: int, total: int) -> str:
+    """Twenty characters, as many of them heavy as the work that is done has a share."""
+    heavy = round(20 * done / max(total, 1))
+    return "━" * heavy + "╌" * (20 - heavy)
 
 
 def clock(seconds: float) -> str:
