@@ -141,9 +141,8 @@ def outputs(opened: Opened) -> gate.Outputs:
     if opened.layout == "clip_jax":
         return gate.ours(opened.config, opened.params, pixels, tokens)
     folder = opened.path if opened.path.is_dir() else None
-    return gate.run(
-        opened.layout, path=folder, state=opened.state, settings=opened.settings, pixels=pixels, tokens=tokens
-    )
+    foreign = gate.Foreign(layout=opened.layout, path=folder, state=opened.state, settings=opened.settings)
+    return gate.run(foreign, pixels, tokens)
 
 
 def origin_of(source: Opened) -> dict[str, Any]:

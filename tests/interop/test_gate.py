@@ -13,7 +13,7 @@ from clip_jax import tree
 from clip_jax.data.images import preprocess
 from clip_jax.interop.layouts import huggingface, openai
 from clip_jax.interop.proof import gate, libraries, reference
-from clip_jax.interop.proof.outputs import paired
+from clip_jax.interop.proof.outputs import Foreign, paired
 from clip_jax.interop.proof.samples import samples
 from clip_jax.interop.rules import to_theirs
 from clip_jax.models.clip import CLIPConfig, PreprocessConfig
@@ -67,7 +67,7 @@ def run(config, state, settings, *, pixels=None, tokens=None):
     """What Hugging Face's layout gives for these."""
     given = real(config)
     pixels, tokens = given[0] if pixels is None else pixels, given[1] if tokens is None else tokens
-    return gate.run("huggingface", path=None, state=state, settings=settings, pixels=pixels, tokens=tokens)
+    return gate.run(Foreign(layout="huggingface", path=None, state=state, settings=settings), pixels, tokens)
 
 
 def refused(config, other, parts):

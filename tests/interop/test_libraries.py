@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clip_jax.interop.proof import libraries, reference
-from clip_jax.interop.proof.outputs import unit
+from clip_jax.interop.proof.outputs import Foreign, unit
 from tests.interop import foreign_models as foreign
 
 SETTINGS = foreign.clip_settings()
@@ -39,8 +39,8 @@ def arrays(model):
 
 
 def run(layout="huggingface", *, path=None, state=None, settings=SETTINGS):
-    pixels, tokens = foreign.inputs()
-    return libraries.outputs(layout, path=path, state=state or {}, settings=settings, pixels=pixels, tokens=tokens)
+    weights = Foreign(layout=layout, path=path, state=state or {}, settings=settings)
+    return libraries.outputs(weights, *foreign.inputs())
 
 
 def test_transformers_by_folder_and_by_state(model, folder):

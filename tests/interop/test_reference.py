@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from clip_jax.interop.proof import libraries, reference, reference_clip
+from clip_jax.interop.proof.outputs import Foreign
 from clip_jax.interop.proof.reference_math import Weights, attend, gelu, gelu_tanh, layer_norm, quick_gelu
 from clip_jax.interop.proof.samples import COUNT, samples
 from clip_jax.tokenizer import Tokenizer
@@ -20,7 +21,8 @@ def near(left, right, atol=1e-5):
 
 def both(layout, state, settings, pixels, tokens):
     """What our reader and the library give."""
-    library = libraries.outputs(layout, path=None, state=state, settings=settings, pixels=pixels, tokens=tokens)
+    weights = Foreign(layout=layout, path=None, state=state, settings=settings)
+    library = libraries.outputs(weights, pixels, tokens)
     assert library is not None
     return reference.outputs(layout, state, settings, pixels, tokens), library
 

@@ -6,8 +6,7 @@ the token at which texts are read, or what fills them, and no list of shapes sho
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -17,7 +16,7 @@ from rich.table import Table
 
 from clip_jax.inputs import normalised, square
 from clip_jax.interop.proof import libraries, reference
-from clip_jax.interop.proof.outputs import Outputs, paired
+from clip_jax.interop.proof.outputs import Foreign, Outputs, paired
 from clip_jax.interop.proof.samples import COUNT, samples
 from clip_jax.models.clip import CLIPConfig, bind
 from clip_jax.tokenizer_file import open_tokenizer
@@ -26,6 +25,7 @@ __all__ = [
     "COUNT",
     "TOLERANCE",
     "Difference",
+    "Foreign",
     "NotProven",
     "Outputs",
     "check",
@@ -91,25 +91,17 @@ def _towers(config: CLIPConfig) -> Callable[[Any, jax.Array, jax.Array], tuple[j
     return jax.jit(forward)
 
 
-def run(
-    layout: str,
-    *,
-    path: Path | None,
-    state: Mapping[str, np.ndarray],
-    settings: dict[str, Any],
-    pixels: np.ndarray,
-    tokens: np.ndarray,
-) -> Outputs:
+def run(foreign: Foreign, pixels: np.ndarray, tokens: np.ndarray) -> Outputs:
     """What weights in a foreign layout give, by its library, or where that is not installed by our own reader of it.
 
-    The arguments are those of libraries.outputs and reference.outputs; `by` says which it was. Raises ValueError where
+    pixels and tokens are those of libraries.outputs and reference.outputs; `by` says which it was. Raises ValueError where
     the weights do not fit the layout.
     """
-    found = libraries.outputs(layout, path=path, state=state, settings=settings, pixels=pixels, tokens=tokens)
+    found = libraries.outputs(foreign, pixels, tokens)
     if found is not None:
         return found
-    found = reference.outputs(layout, state, settings, pixels, tokens)
-    absence = libraries.absence(layout)
+    found = reference.outputs(foreign.layout, foreign.state, foreign.settings, pixels, tokens)
+    absence = libraries.absence(foreign.layout)
     return dataclasses.replace(found, by=f"{found.by}; {absence}") if absence else found
 
 

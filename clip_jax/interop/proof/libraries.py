@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.interop.proof.outputs import Outputs, unit
+from clip_jax.interop.proof.outputs import Foreign, Outputs, unit
 
 _log = logging.getLogger(__name__)
 
@@ -21,21 +21,14 @@ _log = logging.getLogger(__name__)
 LIBRARIES = {"openai": "clip", "open_clip": "open_clip", "huggingface": "transformers"}
 
 
-def outputs(
-    layout: str,
-    *,
-    path: Path | None,
-    state: Mapping[str, np.ndarray],
-    settings: dict[str, Any],
-    pixels: np.ndarray,
-    tokens: np.ndarray,
-) -> Outputs | None:
+def outputs(foreign: Foreign, pixels: np.ndarray, tokens: np.ndarray) -> Outputs | None:
     """What the library gives for normalised f32[B, S, S, 3] and i[B, L], in f32; None where it cannot be imported.
 
-    path: the model's folder, opened as the library's users open it; without one, or where the library would not find
-    safetensors there, the model is built from `settings` and filled with `state`. Raises ValueError where the library
-    does not take the weights.
+    The folder is opened as the library's users open it; without one, or where the library would not find safetensors
+    there, the model is built from the settings and filled with the state. Raises ValueError where the library does not
+    take the weights.
     """
+    layout = foreign.layout
     if layout not in LIBRARIES:
         return None
     try:
@@ -45,7 +38,7 @@ def outputs(
         _log.debug("%s cannot be imported: %s: %s", LIBRARIES[layout], type(error).__name__, error)
         return None
     try:
-        model = _MODELS[layout](library, path, state, settings).float().eval()
+        model = _MODELS[layout](library, foreign).float().eval()
     except Exception as error:
         raise ValueError(f"{LIBRARIES[layout]} does not take these weights: {type(error).__name__}: {error}") from error
     images = torch.from_numpy(np.array(pixels.transpose(0, 3, 1, 2), np.float32))
@@ -121,17 +114,16 @@ def _complete_torchvision() -> None:
 _declared: list[Any] = []  # operators are declared for as long as their Library is referenced
 
 
-def _openai(library: ModuleType, path: Path | None, state: Mapping[str, np.ndarray], settings: dict[str, Any]) -> Any:
+def _openai(library: ModuleType, foreign: Foreign) -> Any:
     """build_model fills a half-precision model; filled again after .float(), it loses nothing."""
-    tensors = _tensors(state)
+    tensors = _tensors(foreign.state)
     model = library.build_model(dict(tensors)).float()
     model.load_state_dict({key: tensors[key] for key in tensors.keys() & model.state_dict().keys()})
     return model
 
 
-def _open_clip(
-    library: ModuleType, path: Path | None, state: Mapping[str, np.ndarray], settings: dict[str, Any]
-) -> Any:
+def _open_clip(library: ModuleType, foreign: Foreign) -> Any:
+    path, state, settings = foreign.path, foreign.state, foreign.settings
     if path is not None and (path / "open_clip_config.json").is_file():
         return library.create_model(f"local-dir:{path}")
     model_cfg = settings.get("model_cfg", settings)  # a file of open_clip's model_configs has it bare
@@ -143,9 +135,8 @@ def _open_clip(
     return model
 
 
-def _huggingface(
-    library: ModuleType, path: Path | None, state: Mapping[str, np.ndarray], settings: dict[str, Any]
-) -> Any:
+def _huggingface(library: ModuleType, foreign: Foreign) -> Any:
+    path, state, settings = foreign.path, foreign.state, foreign.settings
     torch = importlib.import_module("torch")
     kinds = {"clip": (library.CLIPModel, library.CLIPConfig), "siglip": (library.SiglipModel, library.SiglipConfig)}
     model_class, config_class = kinds[settings["model_type"]]
@@ -190,7 +181,7 @@ def _tensors(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {key: torch.from_numpy(a if a.dtype.kind in "iub" else a.astype(np.float32)) for key, a in arrays.items()}
 
 
-_MODELS: dict[str, Callable[[ModuleType, Path | None, Mapping[str, np.ndarray], dict[str, Any]], Any]] = {
+_MODELS: dict[str, Callable[[ModuleType, Foreign], Any]] = {
     "openai": _openai,
     "open_clip": _open_clip,
     "huggingface": _huggingface,

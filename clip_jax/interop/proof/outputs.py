@@ -1,8 +1,25 @@
-"""What a dual encoder gives for a batch of pairs, whoever computed it."""
+"""A dual encoder in a foreign layout, and what a dual encoder gives for a batch of pairs, whoever computed it."""
 
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """Weights as they lie in a foreign layout.
+
+    path: the model's folder, None where there is none. state: their keys and arrays, of any precision. settings: their own
+    configuration: open_clip_config.json, config.json, {} for the other layouts.
+    """
+
+    layout: str
+    path: Path | None
+    state: Mapping[str, np.ndarray]
+    settings: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
