@@ -14,6 +14,7 @@ from safetensors import numpy as safetensors_numpy
 from safetensors import safe_open
 
 from clip_jax.interop.files import tensors, torch_files
+from tests.interop.refusal import refusal
 
 DTYPES = [np.float32, np.float16, np.float64, ml_dtypes.bfloat16, np.int64, np.int32, np.uint8, np.bool_]
 F8 = [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]
@@ -38,17 +39,6 @@ def assert_same(found, wanted):
         assert found[key].dtype == array.dtype, key
         assert found[key].shape == array.shape, key
         assert found[key].tobytes() == array.tobytes(), key
-
-
-def refusal(path):
-    """The one line that reading it gives."""
-    with pytest.raises(ValueError, match=r".") as error:
-        tensors.read(path)
-    text = str(error.value)
-    assert str(path) in text
-    assert "\n" not in text
-    assert len(text) < 400
-    return text
 
 
 class Malicious:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from clip_jax.interop.files import tensors, torchscript
+from tests.interop.refusal import refusal
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +94,6 @@ def rewritten(source: Path, target: Path, changes, compressed=()):
             if data is not None:
                 archive.writestr(name, data, how)
     return target
-
-
-def refusal(path):
-    with pytest.raises(ValueError, match=r".") as error:
-        tensors.read(path)
-    text = str(error.value)
-    assert str(path) in text
-    assert "\n" not in text
-    return text
 
 
 def test_the_same_as_torch_jit_load(archive, torch):
