@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "losses",
             "models",
         ),
-        *("tree", "tokenizer", "metrics", "writers", "preemption", "state"),
+        *("tree", "tokenizer", "metrics", "ranking", "writers", "preemption", "state"),
         *("data.source", "data.files", "data.mapped", "data.tars", "data.tfds_fields", "data.glyph_words"),
         *("evals.prompts", "interop.proof.outputs", "interop.proof.reference_math"),
         *("losses.collect", "cli.start"),
