@@ -26,12 +26,21 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "models",
         ),
         *("tree", "tokenizer", "metrics", "ranking", "writers", "preemption", "state"),
-        *("data.source", "data.files", "data.mapped", "data.tars", "data.tfds_fields", "data.glyph_words"),
+        *(
+            "data.source",
+            "data.files",
+            "data.mapped",
+            "data.centroids",
+            "data.tars",
+            "data.tfds_fields",
+            "data.glyph_words",
+            "data.views",
+        ),
         *("evals.prompts", "interop.proof.outputs", "interop.proof.reference_math"),
-        *("losses.collect", "cli.start"),
+        *("losses.collect", "losses.sizes", "cli.start", "models.heads"),
     ),
     (  # placement, losses, optimizers, checkpoints, single sources
-        *("tokenizer_file", "sharding", "optim", "checkpoint", "interop.rules", "losses.logits"),
+        *("models.cut", "tokenizer_file", "sharding", "optim", "checkpoint", "interop.rules", "losses.logits"),
         *(
             "data.images",
             "data.digits",
@@ -42,8 +51,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "data.glyph_names",
         ),
     ),
-    ("losses.contrastive", "losses.sigmoid"),
+    (
+        *("losses.contrastive", "losses.sigmoid", "losses.confidence", "losses.robust"),
+        *("losses.similarities", "losses.anchors", "losses.features", "losses.gradients"),
+        *("losses.relational", "losses.dark", "losses.centroids"),
+    ),
     ("interop.files.torchscript", "interop.files.torch_files", "interop.files.hub", "interop.proof.libraries"),
+    ("losses.fusion",),
     ("interop.proof.reference_resnet", "interop.proof.reference_huggingface", "interop.proof.reference_big_vision"),
     ("interop.files.tensors", "interop.proof.reference_clip"),
     ("interop.proof.reference",),
@@ -51,6 +65,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("models.vit", "models.resnet", "models.text", "data.glyphs", "run_folder"),  # one tower each
     ("models.clip", "data.sources", "interop.proof.samples"),
     (
+        "inherit",
         "models.presets_siglip",
         "models.flops",
         "models.towers",

@@ -1,0 +1,43 @@
+"""Augmented feature distillation: student and teacher fused into one embedding a modality. Yang et al. 2024 (CLIP-KD)."""
+
+import jax
+import jax.numpy as jnp
+
+from clip_jax.losses.collect import Axes
+from clip_jax.losses.contrastive import info_nce
+
+
+def afd(
+    image: jax.Array,
+    text: jax.Array,
+    learned_scale: jax.Array,
+    teacher_image: jax.Array,
+    teacher_text: jax.Array,
+    image_kernel: jax.Array,
+    text_kernel: jax.Array,
+    *,
+    axes: Axes = (),
+) -> jax.Array:
+    """1/2 [CE(f v u') + CE(f u v')], v = norm([x; x^] W_v), u = norm([y; y^] W_u), the mean over all N pairs: f32[].
+
+    image, text: this device's rows of the student's unit-norm f32[N@axes, S], projected or not; teacher_image, teacher_text
+    the teacher's, f32[N@axes, D]. learned_scale: f32[], the factor f on cosines; the official code takes its logarithm
+    for it. image_kernel, text_kernel: W_v and W_u, f32[S + D, E], whole on each device. axes: names of the mesh axes that
+    cut the batch, inside `jax.shard_map`; () on one device. A gradient flows to the student, the kernels and f, none to the
+    teacher. Raises ValueError where a kernel has not S + D rows.
+    """
+    return info_nce(
+        _fused(image, teacher_image, image_kernel), _fused(text, teacher_text, text_kernel), learned_scale, axes=axes
+    )
+
+
+def _fused(student: jax.Array, teacher: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Unit-norm f32[n, E] of f32[n, S], f32[n, D] and f32[S + D, E]."""
+    if kernel.shape[0] != student.shape[1] + teacher.shape[1]:
+        raise ValueError(
+            f"a fusion kernel of {kernel.shape[0]} rows, for embeddings of {student.shape[1]} (student) and "
+            f"{teacher.shape[1]} (teacher); give it {student.shape[1] + teacher.shape[1]}"
+        )
+    both = jnp.concatenate([student, jax.lax.stop_gradient(teacher)], axis=1).astype(jnp.float32)
+    fused = jnp.matmul(both, kernel, precision="highest")
+    return fused * jax.lax.rsqrt(jnp.square(fused).sum(axis=1, keepdims=True) + jnp.float32(1e-12))
