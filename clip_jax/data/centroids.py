@@ -1,0 +1,41 @@
+"""Class centroids of a teacher's embeddings, the targets of CLIP-Embed-KD."""
+
+import numpy as np
+
+_NAMED = 10  # classes that an error lists
+
+
+def class_centroids(embeddings: np.ndarray, labels: np.ndarray, classes: int, first: int = 100) -> np.ndarray:
+    """The unit-norm mean of each class's first samples, `first` at most: f32[C, D] for f32[N, D] and i64[N].
+
+    Labels below 0 are of no class. Only the rows needed are read, so `embeddings` may be mapped from disk. Raises
+    ValueError for labels of `classes` and more, for classes without a sample and for those whose mean is zero.
+    """
+    labels = np.asarray(labels)
+    if labels.shape != embeddings.shape[:1]:
+        raise ValueError(f"{labels.shape} labels for {embeddings.shape} embeddings; give one label a row")
+    if first < 1:
+        raise ValueError(f"the first {first} samples of each class; use 1 or more")
+    if (labels >= classes).any():
+        raise ValueError(f"label {labels.max()} of {classes} classes; labels are 0 to {classes - 1}, or -1 for none")
+    order = np.argsort(labels, kind="stable")
+    begin, end = (np.searchsorted(labels[order], np.arange(classes), side=side) for side in ("left", "right"))
+    if empty := np.flatnonzero(begin == end).tolist():
+        raise ValueError(
+            f"{_listed(empty)} without a sample among {len(labels)}; leave them out, or embed more samples"
+        )
+    means = np.stack(
+        [
+            embeddings[order[start : min(stop, start + first)]].mean(axis=0, dtype=np.float64)
+            for start, stop in zip(begin, end, strict=True)
+        ]
+    )
+    length = np.linalg.norm(means, axis=1, keepdims=True)
+    if vanished := np.flatnonzero(length[:, 0] == 0).tolist():
+        raise ValueError(f"{_listed(vanished)} with a mean of zero, which has no direction; take more samples of them")
+    return (means / length).astype(np.float32)
+
+
+def _listed(classes: list[int]) -> str:
+    more = f" and {len(classes) - _NAMED} more" if len(classes) > _NAMED else ""
+    return f"classes {', '.join(map(str, classes[:_NAMED]))}{more}"
