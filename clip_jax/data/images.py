@@ -10,20 +10,17 @@ import struct
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from clip_jax.data.source import BadSample
+from clip_jax.data.views import INTERPOLATIONS as INTERPOLATIONS
+from clip_jax.data.views import View, apply_view, resampling
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 # Formats of image sets. Pillow reads more, EPS among them by running Ghostscript: never on data from the web.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
-INTERPOLATIONS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 ResizeMode = Literal["shortest", "longest", "squash"]
 
 _LARGEST_RESIZED = 2**25  # pixels; where sizes are larger, the crop comes first, and a few pixels are off by two levels
@@ -156,7 +153,7 @@ class Augmentation:
             raise ValueError(
                 f"color_jitter {self.color_jitter}: give (brightness, contrast, saturation, hue <= 0.5), none negative"
             )
-        _filter(self.interpolation)
+        resampling(self.interpolation)
 
     def min_side(self, size: int) -> int:
         """The shorter side an image needs for its smallest crop to have `size` pixels each way: decode's min_side."""
@@ -165,21 +162,39 @@ class Augmentation:
 
 
 def augment(image: np.ndarray, size: int, rng: np.random.Generator, config: Augmentation) -> np.ndarray:
-    """u8[H, W, 3] -> u8[size, size, 3]: torchvision's RandomResizedCrop; then flip, jitter and grey, each by chance.
+    """u8[H, W, 3] -> u8[size, size, 3]: torchvision's RandomResizedCrop; then flip, jitter and grey, each by chance."""
+    return apply_view(image, size, draw_view(image.shape[0], image.shape[1], rng, config), config.interpolation)
 
-    It takes the same draws from `rng` whatever the image and the config, so that later draws depend on neither.
+
+def draw_view(height: int, width: int, rng: np.random.Generator, config: Augmentation) -> View:
+    """What `augment` does to an image of that size, in pixels.
+
+    It takes the same draws from `rng` whatever the size and the config, so that later draws depend on neither.
     """
     tries, coins, factors, order = rng.random((10, 4)), rng.random(3), rng.uniform(-1, 1, 4), rng.permutation(4)
-    box = _random_box(image.shape[0], image.shape[1], tries, config)
-    out = Image.fromarray(image).resize((size, size), _filter(config.interpolation), box=box)
-    if coins[0] < config.flip:
-        out = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if config.color_jitter is not None and coins[1] < config.color_jitter_prob:
-        for i in order:
-            out = _JITTERS[i](out, config.color_jitter[i] * factors[i])
-    if coins[2] < config.gray_scale_prob:
-        out = out.convert("L").convert("RGB")
-    return np.array(out)
+    left, top, right, bottom = _random_box(height, width, tries, config)
+    view = View(
+        left=_f32(left / width),
+        top=_f32(top / height),
+        width=_f32((right - left) / width),
+        height=_f32((bottom - top) / height),
+        flip=bool(coins[0] < config.flip),
+        grey=bool(coins[2] < config.gray_scale_prob),
+    )
+    if config.color_jitter is None or coins[1] >= config.color_jitter_prob:
+        return view
+    changes = [float(largest * factor) for largest, factor in zip(config.color_jitter, factors, strict=True)]
+    brightness, contrast, saturation = (_f32(max(0.0, 1 + change)) for change in changes[:3])
+    first, second, third, fourth = order.tolist()
+    return dataclasses.replace(
+        view,
+        jitter=True,
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+        hue=round(changes[3] * 255) % 256,
+        order=(first, second, third, fourth),
+    )
 
 
 def preprocess(
@@ -196,12 +211,12 @@ def preprocess(
     longest: the longer side to `size`, then bars of `fill_color`. squash: both sides to `size`. Both as in open_clip.
     """
     height, width = image.shape[:2]
-    source, resampling = Image.fromarray(image), _filter(interpolation)
+    source, chosen = Image.fromarray(image), resampling(interpolation)
     if resize_mode == "squash":
-        return np.array(source.resize((size, size), resampling))
+        return np.array(source.resize((size, size), chosen))
     if resize_mode == "longest":
         ratio = max(height, width) / size
-        inner = source.resize((max(1, round(width / ratio)), max(1, round(height / ratio))), resampling)
+        inner = source.resize((max(1, round(width / ratio)), max(1, round(height / ratio))), chosen)
         out = Image.new("RGB", (size, size), (fill_color,) * 3)
         out.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
         return np.array(out)
@@ -213,16 +228,14 @@ def preprocess(
     if longer * size > _LARGEST_RESIZED:  # resize what is kept only: a strip of 2 x 50,000 pixels would need gigabytes
         x, y = width / new_width, height / new_height
         return np.array(
-            source.resize((size, size), resampling, box=(left * x, top * y, (left + size) * x, (top + size) * y))
+            source.resize((size, size), chosen, box=(left * x, top * y, (left + size) * x, (top + size) * y))
         )
-    resized = np.asarray(source.resize((new_width, new_height), resampling))
+    resized = np.asarray(source.resize((new_width, new_height), chosen))
     return resized[top : top + size, left : left + size].copy()
 
 
-def _filter(name: str) -> Image.Resampling:
-    if name not in INTERPOLATIONS:
-        raise ValueError(f"interpolation {name!r}: give one of {', '.join(INTERPOLATIONS)}")
-    return INTERPOLATIONS[name]
+def _f32(value: float) -> float:
+    return float(np.float32(value))
 
 
 def _random_box(height: int, width: int, tries: np.ndarray, config: Augmentation) -> tuple[int, int, int, int]:
@@ -239,18 +252,3 @@ def _random_box(height: int, width: int, tries: np.ndarray, config: Augmentation
     h = min(height, max(1, round(width / low)))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
-
-
-def _shift_hue(image: Image.Image, turn: float) -> Image.Image:
-    """Hue moved by `turn` of the colour circle."""
-    hue, saturation, value = image.convert("HSV").split()
-    moved = Image.fromarray(np.asarray(hue) + np.uint8(round(turn * 255) % 256))
-    return Image.merge("HSV", (moved, saturation, value)).convert("RGB")
-
-
-_JITTERS = (
-    lambda image, change: ImageEnhance.Brightness(image).enhance(max(0.0, 1 + change)),
-    lambda image, change: ImageEnhance.Contrast(image).enhance(max(0.0, 1 + change)),
-    lambda image, change: ImageEnhance.Color(image).enhance(max(0.0, 1 + change)),
-    _shift_hue,
-)
