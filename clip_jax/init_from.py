@@ -9,6 +9,7 @@ import jax
 
 from clip_jax import tree
 from clip_jax.experiment import Plan
+from clip_jax.inherit import InheritConfig, inherit
 from clip_jax.interop.proof.samples import samples
 from clip_jax.interop.recognize import open_weights
 from clip_jax.models.clip import CLIPConfig, adapt_positions
@@ -50,6 +51,30 @@ def state_from(plan: Plan, source: str) -> TrainState:
             + "\n  ".join(differing)
         )
     _log.info("starting from %s: %s", source, opened.said)
+    return _state_around(plan, params)
+
+
+def inheriting_state(plan: Plan, choice: InheritConfig) -> TrainState:
+    """A state at step 0 whose chosen towers are cut out of the larger model `choice.model`; the rest is freshly initialised.
+
+    Raises ValueError for what `inherit` refuses, and where the text tower is inherited with a tokenizer that gives other ids.
+    """
+    opened = open_weights(choice.model)
+    model = plan.config.model
+    try:
+        params = inherit(plan.state.params, model, opened.params, opened.config, choice)
+        if choice.text.on and (differing := _differing_ids(opened.config.text_cfg, model.text_cfg)):
+            raise ValueError(f"{differing[0]}; take the teacher's tokenizer, or set inherit.text.on=False")
+    except ValueError as error:
+        raise ValueError(f"inherit.model {choice.model}: {error}") from error
+    _log.info("inheriting from %s: %s", choice.model, opened.said)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+        fresh = plan.initial_state().params
+        params = jax.tree.map(lambda new, own: own if isinstance(new, jax.ShapeDtypeStruct) else new, params, fresh)
+    return _state_around(plan, params)
+
+
+def _state_around(plan: Plan, params: dict[str, Any]) -> TrainState:
     fresh = functools.partial(new_state, tx=plan.tx, ema=plan.config.optim.ema_decay > 0)
     return jax.jit(fresh, out_shardings=plan.shardings)(params)
 

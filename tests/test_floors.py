@@ -81,10 +81,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "interop.layouts.open_clip_trunks",
         "interop.layouts.huggingface_images",
     ),
-    ("evals.embed", "model", "interop.layouts.huggingface_config", "interop.layouts.huggingface_files"),
+    ("evals.embed", "evals.color_words", "model", "interop.layouts.huggingface_config", "interop.layouts.huggingface_files"),
     ("interop.layouts.huggingface", "interop.layouts.big_vision"),
     ("evals.protocol",),
-    ("evals.retrieval", "evals.zero_shot", "evals.showcase"),  # one protocol a file
+    ("evals.retrieval", "evals.zero_shot", "evals.showcase", "evals.agreement", "evals.colors"),  # one protocol a file
     ("evals.suite",),
     ("experiment", "plain"),
     ("runs", "cli.configs", "cli.dry_run", "interop.layouts.open_clip_config", "interop.card", "interop.folder"),
