@@ -48,6 +48,7 @@ VALIDATION_SHARE = 1 / 30  # of the training families' drawings
 MIN_CONTRAST = 2.4  # between drawing and background, as WCAG 2 defines it, 1 to 21
 SIZES = (0.70, 0.95)  # of the image: the em square a drawing is set in
 INK = (0.35, 0.9)  # of the image: the drawing's longer side
+_TEXTS = 6  # that every sample has at least
 _MEASURE = 256  # pixels to the em when ink is measured
 
 
@@ -57,7 +58,8 @@ class GlyphsConfig:
 
     split: one of SPLITS. size: the image's side in pixels. variants: colourings of each drawing, each its own sample.
     colors: "palette", or "black_on_white", where nothing but shape tells drawings apart (and there is one variant).
-    limit: 0 for all; else a gallery of so many distinct concepts, one drawing and one colouring each.
+    limit: 0 for all; else a gallery of so many distinct concepts, one drawing and one colouring each. synthetic: how many
+    of a sample's texts, the last ones, stand for generated captions, and are no captions then.
     """
 
     split: str = "train"
@@ -65,6 +67,7 @@ class GlyphsConfig:
     variants: int = 8
     colors: str = "palette"
     limit: int = 0
+    synthetic: int = 0
 
     def __post_init__(self):
         _check_name("split", self.split, tuple(SPLITS))
@@ -76,6 +79,8 @@ class GlyphsConfig:
             raise ValueError(f"{self.variants} variants of a drawing; use {most}")
         if self.limit < 0:
             raise ValueError(f"limit {self.limit}; use 0 for all drawings, or a number of concepts")
+        if not 0 <= self.synthetic < _TEXTS:
+            raise ValueError(f"{self.synthetic} synthetic captions of at least {_TEXTS} texts; use 0 to {_TEXTS - 1}")
 
 
 class Glyphs(Source):
@@ -100,10 +105,13 @@ class Glyphs(Source):
     def __getitem__(self, index: int) -> Sample:
         drawing, color, background = self._at(index)
         uid = _uid(drawing, color, background)
+        texts = captions(drawing, color, background)
+        kept = len(texts) - self.config.synthetic
         return Sample(
             uid=uid,
             image=_draw(drawing, PALETTE[color], PALETTE[background], self.config.size, uid),
-            captions=captions(drawing, color, background),
+            captions=texts[:kept],
+            synthetic=texts[kept:],
         )
 
     def uid(self, index: int) -> int:

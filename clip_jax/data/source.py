@@ -21,12 +21,14 @@ class Sample:
 
     uid: sample_uid(source, key). image: encoded bytes (JPEG, PNG, WebP, ...) or a u8[H, W, 3] array.
     captions: at least one text, of which training draws one per visit. label: index into the source's `classes`.
+    synthetic: texts that a model wrote of the image, kept apart from captions; most sources have none.
     """
 
     uid: int
     image: bytes | np.ndarray
     captions: tuple[str, ...]
     label: int | None = None
+    synthetic: tuple[str, ...] = ()
 
 
 class Source(Protocol):

@@ -20,8 +20,9 @@ class TableConfig:
     """Which table and which of its columns.
 
     path: local or remote; .parquet, or text with a header line. name: stands in uids; keep it when data move.
-    label_key: a column with class names, or with indices into `classes`. separator: of a text table, by default a comma
-    for .csv and a tab for .tsv and .txt. root: what image paths are relative to, by default the table's folder.
+    label_key: a column with class names, or with indices into `classes`. synthetic_key: one with generated captions, of
+    which a row may have none. separator: of a text table, by default a comma for .csv and a tab for .tsv and .txt. root:
+    what image paths are relative to, by default the table's folder.
     """
 
     path: str
@@ -29,13 +30,20 @@ class TableConfig:
     img_key: str = "filepath"
     caption_key: str = "title"
     label_key: str = ""
+    synthetic_key: str = ""
     classes: tuple[str, ...] = ()
     separator: str = ""
     root: str = ""
 
+    def __post_init__(self):
+        if self.synthetic_key and self.synthetic_key == self.caption_key:
+            raise ValueError(
+                f"{self.name}: column {self.caption_key!r} is both caption_key and synthetic_key; give two"
+            )
+
 
 class Table:
-    """A Source of one sample a row. A caption is a text, or in parquet also a list of texts.
+    """A Source of one sample a row. A caption, generated or not, is a text, or in parquet also a list of texts.
 
     A uid comes from the image's path as the table gives it and the captions, so it stays when rows move. Construction
     raises ValueError for a table that lacks a column, has no rows, or of whose images none is found.
@@ -45,7 +53,7 @@ class Table:
         self.name, self._path = config.name, config.path
         self._root = config.root or config.path.rpartition("/")[0]
         files.stat([config.path])
-        wanted = [config.img_key, config.caption_key, *([config.label_key] if config.label_key else [])]
+        wanted = [config.img_key, config.caption_key, *filter(None, [config.label_key, config.synthetic_key])]
         try:
             table = _read(config, wanted)
         except pa.ArrowException as error:
@@ -53,7 +61,8 @@ class Table:
         if not table.num_rows:
             raise ValueError(f"{config.path} has no rows; give a table with at least one image and caption")
         self._images = _strings(table, config.img_key, config.path)
-        self._captions = _captions(table, config)
+        self._captions = _texts(table, config.caption_key, config.path)
+        self._synthetic = _texts(table, config.synthetic_key, config.path) if config.synthetic_key else None
         self.classes, self._labels = config.classes, None
         if config.label_key:
             labels = _strings(table, config.label_key, config.path)
@@ -66,7 +75,7 @@ class Table:
     def __getitem__(self, index: int) -> Sample:
         """Row `index` with its image's bytes. Raises BadSample for an unreadable file and for empty captions."""
         path, captions = self._row(index)
-        captions = tuple(caption.strip() for caption in captions if caption and caption.strip())
+        captions = _stripped(captions)
         if not captions:
             raise BadSample("empty caption")
         if not path:
@@ -76,7 +85,8 @@ class Table:
         except (OSError, ValueError) as error:  # a ValueError for what no path can hold
             raise BadSample(f"cannot be read: {error}") from error
         label = None if self._labels is None else int(self._labels[index])
-        return Sample(uid=self.uid(index), image=image, captions=captions, label=label)
+        synthetic = () if self._synthetic is None else _stripped(_listed(self._synthetic[index].as_py()))
+        return Sample(uid=self.uid(index), image=image, captions=captions, label=label, synthetic=synthetic)
 
     def shard(self, index: int) -> str:
         """The table."""
@@ -90,8 +100,7 @@ class Table:
     def _row(self, index: int) -> tuple[str, list[str | None]]:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: sample {index} of {len(self)}")
-        value = self._captions[index].as_py()
-        return self._images[index].as_py() or "", value if isinstance(value, list) else [value]
+        return self._images[index].as_py() or "", _listed(self._captions[index].as_py())
 
     def _probe(self):
         rows = np.unique(np.linspace(0, len(self) - 1, _PROBED).astype(int)).tolist()
@@ -129,7 +138,7 @@ def _check_columns(config: TableConfig, wanted: list[str], present: list[str]):
     for column in wanted:
         if column not in present:
             near = difflib.get_close_matches(column, present, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else "; set img_key, caption_key, label_key or separator"
+            hint = f"; did you mean {near[0]!r}?" if near else "; set img_key, caption_key, other keys or separator"
             raise ValueError(f"{config.path} has no column {column!r} but {', '.join(map(repr, present))}{hint}")
 
 
@@ -140,11 +149,19 @@ def _strings(table: pa.Table, column: str, path: str) -> pa.Array:
         raise ValueError(f"{path}: column {column!r} holds {table[column].type}, not texts") from error
 
 
-def _captions(table: pa.Table, config: TableConfig) -> pa.Array:
-    kind = table[config.caption_key].type
+def _texts(table: pa.Table, column: str, path: str) -> pa.Array:
+    kind = table[column].type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return table[config.caption_key].cast(pa.large_list(pa.large_string())).combine_chunks()
-    return _strings(table, config.caption_key, config.path)
+        return table[column].cast(pa.large_list(pa.large_string())).combine_chunks()
+    return _strings(table, column, path)
+
+
+def _listed(value: str | list[str | None] | None) -> list[str | None]:
+    return value if isinstance(value, list) else [value]
+
+
+def _stripped(texts: list[str | None]) -> tuple[str, ...]:
+    return tuple(text.strip() for text in texts if text and text.strip())
 
 
 def _labels(values: pa.Array, config: TableConfig) -> tuple[tuple[str, ...], np.ndarray]:

@@ -22,7 +22,8 @@ class WebDatasetConfig:
 
     urls: tars, local or remote, with {00000..00041} ranges or wildcards. name: stands in uids; keep it when data move.
     images: extensions, the first that a sample has. text: extensions of captions, one each, of all that it has.
-    json_keys: fields of KEY.json that are captions: a text, a list of texts, or texts by language.
+    json_keys: fields of KEY.json that are captions: a text, a list of texts, or texts by language. synthetic_keys: those
+    that are generated captions, in the same forms, of which a sample may have none.
     classes: names for KEY.cls, which holds an index or a name. index_cache: folder, by default the user's cache.
     """
 
@@ -31,12 +32,15 @@ class WebDatasetConfig:
     images: tuple[str, ...] = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
     text: tuple[str, ...] = ("txt",)
     json_keys: tuple[str, ...] = ()
+    synthetic_keys: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     index_cache: str = ""
 
     def __post_init__(self):
         if not self.images or not (self.text or self.json_keys):
             raise ValueError(f"{self.name}: give extensions of images, and of text or json_keys")
+        if both := set(self.json_keys) & set(self.synthetic_keys):
+            raise ValueError(f"{self.name}: {sorted(both)} in json_keys and synthetic_keys; keep each in one of them")
 
 
 class WebDataset:
@@ -54,11 +58,12 @@ class WebDataset:
         cache = config.index_cache or os.path.join(
             os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "clip_jax"
         )
-        columns = Columns(
-            images=config.images,
-            captions=(*config.text, "json") if config.json_keys else config.text,
-            extra=("cls",) if config.classes else (),
-        )
+        captions, extra = config.text, ("cls",) if config.classes else ()
+        if config.json_keys:
+            captions = (*captions, "json")
+        elif config.synthetic_keys:
+            extra = ("json", *extra)  # in the same place of a sample's parts, though it makes no sample by itself
+        columns = Columns(images=config.images, captions=captions, extra=extra)
         self._index = TarIndex(config.name, self._urls, columns, cache=cache, progress=progress)
         self._open = functools.lru_cache(_OPEN_FILES)(files.Reader)
 
@@ -81,14 +86,17 @@ class WebDataset:
             raise BadSample(f"cannot be read: {error}") from error
         texts = parts[: len(self._config.text)]
         captions = [_decode(text) for text in texts if text is not None]
-        if self._config.json_keys:
-            captions += self._json_captions(parts[len(self._config.text)])
-        captions = tuple(dict.fromkeys(caption.strip() for caption in captions if caption.strip()))
+        synthetic: list[str] = []
+        if self._config.json_keys or self._config.synthetic_keys:
+            fields = _fields(parts[len(self._config.text)])
+            captions += _texts(fields, self._config.json_keys)
+            synthetic = _texts(fields, self._config.synthetic_keys)
+        captions = _distinct(captions)
         if not captions:
             raise BadSample("empty caption")
         assert image is not None
         label = self._label(parts[-1]) if self.classes and parts[-1] is not None else None
-        return Sample(uid=uid, image=image, captions=captions, label=label)
+        return Sample(uid=uid, image=image, captions=captions, label=label, synthetic=_distinct(synthetic))
 
     def shard(self, index: int) -> str:
         """The shard's full name."""
@@ -109,20 +117,6 @@ class WebDataset:
         block = file.read(begin, end - begin)
         return [None if span is None else block[span[0] - begin : span[0] - begin + span[1]] for span in spans]
 
-    def _json_captions(self, data: bytes | None) -> list[str]:
-        if data is None:
-            return []
-        try:
-            fields = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise BadSample(f"its json does not parse: {error}") from error
-        found: list[str] = []
-        for key in self._config.json_keys:
-            value = fields.get(key) if isinstance(fields, dict) else None
-            values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
-            found.extend(text for text in values if isinstance(text, str))
-        return found
-
     def _label(self, data: bytes) -> int:
         text = _decode(data).strip()
         if text in self.classes:
@@ -137,6 +131,28 @@ def _decode(text: bytes) -> str:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadSample(f"text is not UTF-8: {error}") from error
+
+
+def _fields(data: bytes | None) -> dict[str, Any]:
+    """What KEY.json holds; nothing where there is none, or no object in it."""
+    try:
+        fields = json.loads(b"{}" if data is None else data)
+    except (ValueError, RecursionError) as error:
+        raise BadSample(f"its json does not parse: {error}") from error
+    return fields if isinstance(fields, dict) else {}
+
+
+def _texts(fields: dict[str, Any], keys: tuple[str, ...]) -> list[str]:
+    found: list[str] = []
+    for value in map(fields.get, keys):
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        found.extend(text for text in values if isinstance(text, str))
+    return found
+
+
+def _distinct(texts: list[str]) -> tuple[str, ...]:
+    """Without empty ones and repetitions, in order."""
+    return tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
 
 
 def _distinct_names(urls: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""DRRho-CLIP: a contrastive loss of what the student has yet to learn beyond a reference model. Wei et al. 2025, section 5."""
+"""DRRho-CLIP: a contrastive loss of what the student has yet to learn beyond a reference model. Wei et al. 2025."""
 
 import math
 
@@ -21,8 +21,8 @@ def drrho(
 ) -> jax.Array:
     """mean_i t log(eps + mean_{j != i} exp l_ij), the sum of both directions: f32[], at least 2 t log eps.
 
-    l_ij = [(s_ij - s_ii) - (R_ij - R_ii)] / t, s and R the cosines of the student and the reference. A pair that the
-    student ranks as well as the reference costs nothing more, so a reference weaker than the student teaches, too.
+    l_ij = [(s_ij - s_ii) - (R_ij - R_ii)] / t, s and R the cosines of the student and the reference. A negative weighs by
+    how much worse than the reference the student tells it from the pair; one that is hard for both weighs less.
     image, text: this device's rows of unit-norm f32[N@axes, E]; teacher_image, teacher_text: the reference's
     f32[N@axes, D]. temperature: t, fixed and common to both. One pair alone costs the constant 2 t log eps.
 

@@ -372,3 +372,15 @@ def test_a_wheel_without_fonts(monkeypatch, tmp_path):
 def test_qt_is_not_imported():
     code = "import sys; from clip_jax.data.glyphs import *; Glyphs(GlyphsConfig())[0]; assert 'qtawesome' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_last_texts_stand_for_synthetic_captions():
+    plain, parted = Glyphs(GlyphsConfig(variants=1)), Glyphs(GlyphsConfig(variants=1, synthetic=2))
+    for index in range(0, len(plain), 500):
+        whole, sample = plain[index], parted[index]
+        assert (whole.synthetic, len(sample.synthetic), sample.uid) == ((), 2, whole.uid)
+        assert sample.captions + sample.synthetic == whole.captions
+    assert min(len(Glyphs(GlyphsConfig(variants=1, synthetic=5))[i].captions) for i in range(0, len(plain), 50)) == 1
+    for wrong in (-1, 6):
+        with pytest.raises(ValueError, match=f"{wrong} synthetic captions of at least 6 texts; use 0 to 5"):
+            GlyphsConfig(synthetic=wrong)

@@ -96,6 +96,26 @@ def test_several_captions_of_an_image(folder):
     assert lists[0].captions == ("one", "two")
 
 
+def test_synthetic_captions(folder):
+    more = ["drawn", " ", "NA", "", "e", "f"]
+    for name in ("t.csv", "t.parquet"):
+        table = source(write(folder / name, columns(generated=more)), synthetic_key="generated")
+        assert [table[i].synthetic for i in range(6)] == [("drawn",), (), ("NA",), (), ("e",), ("f",)]
+        assert [table[i].captions for i in range(6)] == [(caption,) for caption in CAPTIONS]
+        plain = source(str(folder / name))
+        assert plain[0].synthetic == ()
+        assert plain.uid(0) == table.uid(0)
+    lists = [["x", " ", None, "y"], [], None, ["z"], ["z"], ["z"]]
+    pyarrow.parquet.write_table(pa.table(columns(generated=lists)), folder / "lists.parquet")
+    table = source(str(folder / "lists.parquet"), synthetic_key="generated")
+    assert [table[i].synthetic for i in range(4)] == [("x", "y"), (), (), ("z",)]
+    assert pickle.loads(pickle.dumps(table))[0] == table[0]
+    with pytest.raises(ValueError, match=r"no column 'generate' but .*; did you mean 'generated'\?"):
+        source(str(folder / "t.csv"), synthetic_key="generate")
+    with pytest.raises(ValueError, match="column 'title' is both caption_key and synthetic_key"):
+        source(str(folder / "t.csv"), synthetic_key="title")
+
+
 def test_other_column_names_and_root(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("tables")
     rows = {"image": [f"{i}.png" for i in range(6)], "text": CAPTIONS}

@@ -497,3 +497,34 @@ def test_columns_hold_the_first_image_then_captions(folder):
     columns = tar_index.Columns(images=("jpg", "webp"), captions=("txt", "json"), extra=("cls",))
     index = tar_index.TarIndex("test", [url], columns, cache=str(folder.cache))
     assert index.spans(0) == [(512, 2), None, (1536, 2), (2560, 1)]
+
+
+def test_synthetic_captions_from_json(three):
+    url = f"{three.path}/00000.tar"
+    source = three.source(url, synthetic_keys=("captions", "tags", "nothing"))
+    assert source[2].captions == ("caption 2",)
+    assert source[2].synthetic == ("Titel 2", "titre 2", "a", "b")
+    assert source[2].uid == three.source(url)[2].uid
+    assert three.source(url)[2].synthetic == ()
+    both = three.source(url, text=(), json_keys=("caption",), synthetic_keys=("tags",))
+    assert (both[1].captions, both[1].synthetic) == (("caption 1",), ("a", "b"))
+    with pytest.raises(ValueError, match=r"\['tags'\] in json_keys and synthetic_keys; keep each in one"):
+        three.source(url, json_keys=("caption", "tags"), synthetic_keys=("tags",))
+
+
+def test_samples_without_synthetic_captions(folder):
+    members = {
+        "a.png": picture(),
+        "a.txt": b"a",
+        "b.png": picture(),
+        "b.txt": b"b",
+        "b.json": b'{"s": [" ", "x", "x "]}',
+    }
+    members |= {"c.png": picture(), "c.json": b'{"s": "no caption"}', "d.png": picture(), "d.txt": b"d", "d.json": b"{"}
+    members |= {"b.cls": b"1"}
+    source = folder.source(folder.write("0.tar", tar(members)), synthetic_keys=("s",), classes=("no", "yes"))
+    assert len(source) == 3  # a generated caption alone makes no sample
+    assert [(source[i].captions, source[i].synthetic) for i in (0, 1)] == [(("a",), ()), (("b",), ("x",))]
+    assert (source[0].label, source[1].label) == (None, 1)
+    with pytest.raises(BadSample, match="json does not parse"):
+        source[2]
