@@ -1,11 +1,16 @@
 """`clip_jax.load`: from wherever weights lie to a model that encodes."""
 
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
+import jax
+
+from clip_jax.evals.embed import Encoder
 from clip_jax.interop.recognize import open_weights
 from clip_jax.model import Model
 from clip_jax.runs import Weights
+from clip_jax.sharding import MeshConfig, make_mesh, replicated
 
 
 def load(
@@ -26,3 +31,11 @@ def load(
     """
     opened = open_weights(source, weights=weights, model=model, tokenizer=tokenizer)
     return Model(opened.config, opened.params, about=opened.said, dtype=dtype, batch_size=batch_size)
+
+
+def load_encoder(source: str | Path) -> Encoder:
+    """The same model as evaluations take it, over all devices of all processes, which must all call this; in float32."""
+    opened = open_weights(source)
+    mesh = make_mesh(MeshConfig())
+    params = jax.device_put(opened.params, replicated(mesh))
+    return Encoder(dataclasses.replace(opened.config, dtype="float32"), params, mesh)

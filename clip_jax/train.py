@@ -22,6 +22,7 @@ from clip_jax.evals.showcase import Showcase
 from clip_jax.evals.suite import flat_figures, open_evaluations, run_evaluations
 from clip_jax.experiment import Plan, TrainConfig
 from clip_jax.init_from import state_from
+from clip_jax.loading import load_encoder
 from clip_jax.models.flops import PEAK_FLOPS, train_flops_per_pair
 from clip_jax.run_folder import CHECKPOINTS, Lock, Records, make_folder
 from clip_jax.runs import check_same_run, write_config
@@ -30,6 +31,7 @@ from clip_jax.tokenizer_file import open_tokenizer
 from clip_jax.writers import Progress
 
 _log = logging.getLogger(__name__)
+_SHOWN = ("_r1", "top1", "/overlap_at_20", "/swap_accuracy")  # figures of an evaluation that are printed
 _FEW_BAD = 10  # so many replaced samples never stop a run, however small their share allowed
 
 
@@ -53,7 +55,7 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
     """
     plan = Plan(config)
     open_tokenizer(config.model.text_cfg)
-    source, opened = open_source(config.source), open_evaluations(config.evals)
+    source, opened = open_source(config.source), open_evaluations(config.evals, load=load_encoder)
     evaluations = {name: one for name, one in opened.items() if not isinstance(one, Showcase)}  # those have no figures
     began = any((workdir / CHECKPOINTS).glob("[0-9]*"))
     fresh = _first_state(plan) if config.init_from and not began else None  # before there is a folder, if it fails
@@ -174,9 +176,7 @@ class _Loop:
         figures = flat_figures(run_evaluations(self._evaluations, encoder))
         if figures:
             self._records.metrics(step, figures)
-            shown = "  ".join(
-                f"{name} {100 * value:.1f}%" for name, value in figures.items() if name.endswith(("_r1", "top1"))
-            )
+            shown = "  ".join(f"{name} {100 * value:.1f}%" for name, value in figures.items() if name.endswith(_SHOWN))
             progress.say(f"step {step:,}: {shown}")
         return figures
 

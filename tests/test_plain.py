@@ -15,6 +15,8 @@ from clip_jax.data.table import TableConfig
 from clip_jax.data.tfds import TfdsConfig
 from clip_jax.data.webdataset import WebDatasetConfig
 from clip_jax.evals import suite
+from clip_jax.evals.agreement import AgreementConfig
+from clip_jax.evals.colors import ColorsConfig
 from clip_jax.evals.retrieval import RetrievalConfig
 from clip_jax.evals.showcase import ShowcaseConfig
 from clip_jax.evals.zero_shot import ZeroShotConfig
@@ -42,6 +44,8 @@ MIXTURE = MixtureConfig(
 EVALS = {
     "val": RetrievalConfig(source=SOURCES[4], limit=5, first_caption=True),
     "digits": ZeroShotConfig(source=SOURCES[5], classes=("0", "1"), templates=("a {}", "the {}")),
+    "like_teacher": AgreementConfig(teacher="runs/teacher", source=SOURCES[0], queries=("a bell",), top=10),
+    "colors": ColorsConfig(teacher="runs/teacher", limit=90),
     "pictures": ShowcaseConfig(source=SOURCES[1], queries=("a red heart",)),
 }
 
@@ -155,7 +159,7 @@ def test_what_is_refused(given, message):
         ({"source": {"kind": "digits", "split": "x"}}, "config.source has no 'split'"),
         ({"source": {"kind": "mixture", "parts": [{"weight": 1}]}}, r"config.source.parts\[0\] needs 'source'"),
         ({"evals": {"v": {"kind": "retreival"}}}, "config.evals.v.kind is 'retreival'.*did you mean 'retrieval'"),
-        ({"evals": {"v": {"kind": "digits"}}}, "config.evals.v.kind is 'digits'; there are retrieval"),
+        ({"evals": {"v": {"kind": "digits"}}}, "config.evals.v.kind is 'digits'; there are agreement, colors, retrieval"),
     ],
     ids=str,
 )

@@ -17,6 +17,7 @@ from clip_jax.cli.configs import to_dataclass
 from clip_jax.evals.embed import Encoder
 from clip_jax.evals.suite import flat_figures, open_evaluations, run_evaluations
 from clip_jax.experiment import Plan, TrainConfig
+from clip_jax.loading import load_encoder
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.optim import statistics_mask
 from clip_jax.plain import from_dict, to_dict
@@ -184,7 +185,7 @@ def test_evaluation_uses_the_statistics_of_the_run(finished: Path, config: Train
     assert run.config.model == config.model
     assert all(np.any(leaf != float(path.endswith("var"))) for path, leaf in statistics(run.params).items())
     encoder = Encoder(config.model, run.params, run.mesh)
-    evaluations = open_evaluations(config.evals)
+    evaluations = open_evaluations(config.evals, load=load_encoder)
     last = json.loads((finished / run_folder.METRICS).read_text().splitlines()[-1])
     assert flat_figures(run_evaluations(evaluations, encoder)) == {key: last[key] for key in last if key != "step"}
 

@@ -28,6 +28,7 @@ from clip_jax.evals.suite import flat_figures, open_evaluations, run_evaluations
 from clip_jax.experiment import Plan, TrainConfig
 from clip_jax.interop.convert import convert
 from clip_jax.interop.recognize import open_weights
+from clip_jax.loading import load_encoder
 from clip_jax.runs import load_run
 from clip_jax.sharding import MeshConfig
 from clip_jax.train import train
@@ -120,7 +121,8 @@ def test_a_finished_run_has_nothing_left_to_do(finished: Path, config: TrainConf
 def test_the_evaluation_of_a_checkpoint_is_that_of_training(finished: Path, config: TrainConfig) -> None:
     run = load_run(finished)
     assert run.weights == "ema"
-    outcomes = run_evaluations(open_evaluations(config.evals), Encoder(config.model, run.params, run.mesh))
+    opened = open_evaluations(config.evals, load=load_encoder)
+    outcomes = run_evaluations(opened, Encoder(config.model, run.params, run.mesh))
     last = rows(finished)[-1]
     assert flat_figures(outcomes) == {key: value for key, value in last.items() if key != "step"}
 

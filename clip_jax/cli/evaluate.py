@@ -12,6 +12,7 @@ from clip_jax.cli.configs import parse, take_config, to_dataclass
 from clip_jax.cli.start import define_process_flags, start
 from clip_jax.evals.embed import Encoder
 from clip_jax.evals.suite import open_evaluations, run_evaluations, table, write_json
+from clip_jax.loading import load_encoder
 from clip_jax.run_folder import EVALUATION, PICTURES
 from clip_jax.runs import Weights, load_run
 
@@ -43,7 +44,8 @@ def main(argv: list[str]) -> int:
         raise ValueError(
             f"the config of {folder} names no evaluations; give a config whose `evals` does, with --config"
         )
-    outcomes = run_evaluations(open_evaluations(evals), Encoder(run.config.model, run.params, run.mesh))
+    opened = open_evaluations(evals, load=load_encoder)
+    outcomes = run_evaluations(opened, Encoder(run.config.model, run.params, run.mesh))
     if jax.process_index() > 0:
         return 0
     about = {"run": folder.name, "step": run.step, "weights": run.weights}

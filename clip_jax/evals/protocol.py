@@ -1,14 +1,19 @@
-"""What an evaluation protocol gives back."""
+"""What an evaluation protocol takes, and what it gives back."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from clip_jax.evals.embed import Encoder
 
+OpenTeacher = Callable[[str], Encoder]  # takes what clip_jax.load does
+_SIGNED = ("kendall_tau", "color_minus_noun")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One number, and what chance would give (None where chance has no meaning). Both are shares in [0, 1]."""
+    """One number, and what chance would give (None where chance has no meaning). Both are shares in [0, 1], or numbers in
+    [-1, 1]: see is_share."""
 
     value: float
     chance: float | None
@@ -28,3 +33,8 @@ class Evaluation(Protocol):
     """An opened evaluation: run it on any model's encoder."""
 
     def __call__(self, encoder: Encoder) -> Outcome: ...
+
+
+def is_share(figure: str) -> bool:
+    """Whether a figure of this name is a share in [0, 1]; else it is a correlation or a difference, in [-1, 1]."""
+    return not figure.startswith(_SIGNED)

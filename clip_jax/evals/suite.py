@@ -8,18 +8,24 @@ from typing import Any
 
 from rich.table import Table
 
+from clip_jax.evals.agreement import Agreement, AgreementConfig, agreement_figures
+from clip_jax.evals.colors import Colors, ColorsConfig, color_figures
 from clip_jax.evals.embed import Encoder
-from clip_jax.evals.protocol import Evaluation, Outcome
+from clip_jax.evals.protocol import Evaluation, OpenTeacher, Outcome, is_share
 from clip_jax.evals.retrieval import RETRIEVAL_FIGURES, Retrieval, RetrievalConfig
 from clip_jax.evals.showcase import Showcase, ShowcaseConfig
 from clip_jax.evals.zero_shot import ZERO_SHOT_FIGURES, ZeroShot, ZeroShotConfig
 
-EvalConfig = RetrievalConfig | ZeroShotConfig | ShowcaseConfig
+EvalConfig = RetrievalConfig | ZeroShotConfig | ShowcaseConfig | AgreementConfig | ColorsConfig
 
 # kind, as configs write it -> its dataclass
-KINDS: dict[str, type] = {"retrieval": RetrievalConfig, "zero_shot": ZeroShotConfig, "showcase": ShowcaseConfig}
-
-_OPEN: dict[type, Any] = {RetrievalConfig: Retrieval, ZeroShotConfig: ZeroShot, ShowcaseConfig: Showcase}
+KINDS: dict[str, type] = {
+    "retrieval": RetrievalConfig,
+    "zero_shot": ZeroShotConfig,
+    "showcase": ShowcaseConfig,
+    "agreement": AgreementConfig,
+    "colors": ColorsConfig,
+}
 
 
 def figure_names(config: EvalConfig) -> tuple[str, ...]:
@@ -31,19 +37,38 @@ def figure_names(config: EvalConfig) -> tuple[str, ...]:
             return ZERO_SHOT_FIGURES
         case ShowcaseConfig():
             return ()
+        case AgreementConfig():
+            return agreement_figures(config)
+        case ColorsConfig():
+            return color_figures(config)
 
 
-def open_evaluations(configs: Mapping[str, EvalConfig]) -> dict[str, Evaluation]:
-    """Opens each one's data. Raises ValueError or FileNotFoundError, with the evaluation's name, for what cannot work."""
+def open_evaluations(configs: Mapping[str, EvalConfig], *, load: OpenTeacher) -> dict[str, Evaluation]:
+    """Opens each one's data, and with `load` (clip_jax.loading.load_encoder) the teachers that some compare with, which read
+    their galleries at once. Raises ValueError or FileNotFoundError, with the evaluation's name, for what cannot work."""
     opened = {}
     for name, config in configs.items():
         try:
-            opened[name] = _OPEN[type(config)](config)
             if config.limit < 0:
                 raise ValueError(f"limit {config.limit}: give a number of samples, or 0 for all")
+            opened[name] = _opened(config, load)
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(f"evals.{name}: {error}") from error
     return opened
+
+
+def _opened(config: EvalConfig, load: OpenTeacher) -> Evaluation:
+    match config:
+        case RetrievalConfig():
+            return Retrieval(config)
+        case ZeroShotConfig():
+            return ZeroShot(config)
+        case ShowcaseConfig():
+            return Showcase(config)
+        case AgreementConfig():
+            return Agreement(config, load)
+        case ColorsConfig():
+            return Colors(config, load)
 
 
 def run_evaluations(evaluations: Mapping[str, Evaluation], encoder: Encoder) -> dict[str, Outcome]:
@@ -74,15 +99,19 @@ def write_json(path: Path, outcomes: Mapping[str, Outcome], about: Mapping[str, 
 
 
 def table(outcomes: Mapping[str, Outcome]) -> Table:
-    """For the terminal: each figure in per cent, with chance and how many times chance it is."""
+    """For the terminal: each figure with chance and how many times chance it is; shares in per cent, others with a sign."""
     view = Table(box=None, pad_edge=False)
     view.add_column("evaluation")
     view.add_column("figure")
-    for column in ("%", "chance %", "x chance"):
+    for column in ("value", "chance", "x chance"):
         view.add_column(column, justify="right")
     for name, outcome in outcomes.items():
         for figure, number in outcome.figures.items():
-            chance = "" if number.chance is None else f"{100 * number.chance:.2f}"
-            times = f"{number.value / number.chance:.1f}" if number.chance else ""
-            view.add_row(name, figure, f"{100 * number.value:.2f}", chance, times)
+            share = is_share(figure)
+            value, chance = (
+                "" if one is None else f"{100 * one:.2f}%" if share else f"{one:+.3f}"
+                for one in (number.value, number.chance)
+            )
+            times = f"{number.value / number.chance:.1f}" if number.chance and share else ""
+            view.add_row(name, figure, value, chance, times)
     return view
