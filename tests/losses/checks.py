@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,19 +51,22 @@ def check_equal(
     grads: Sequence[Any],
     *,
     value_error: float = 1e-6,
+    value_floor: float | None = None,
     grad_error: float = 1e-5,
-    noise: float = 0.0,
+    grad_floor: float = 0.0,
     where: str = "",
 ) -> None:
-    """Value and gradients of `loss_and_grads` are these; a gradient to `grad_error` of its largest element, plus `noise`.
+    """Value and gradients of `loss_and_grads` are these; a gradient to `grad_error` of its largest element.
 
-    grads: one for each argument; None for those not to be compared.
+    floors: absolute errors that are allowed, too; of the value by default `value_error`. grads: one for each argument;
+    None for those not to be compared.
     """
     assert np.isfinite(value)
-    np.testing.assert_allclose(found[0], value, rtol=value_error, atol=value_error, err_msg=where)
+    floor = value_error if value_floor is None else value_floor
+    np.testing.assert_allclose(found[0], value, rtol=value_error, atol=floor, err_msg=where)
     for number, (ours, theirs) in enumerate(zip(found[1], grads, strict=True)):
         if theirs is not None:
-            atol = grad_error * np.abs(theirs).max() + noise
+            atol = grad_error * np.abs(theirs).max() + grad_floor
             of = f"{where} gradient in argument {number}"
             assert np.isfinite(theirs).all(), of
             np.testing.assert_allclose(ours, theirs, rtol=grad_error, atol=atol, err_msg=of)
@@ -79,14 +81,16 @@ def check_value_and_gradient(
     differentiable: Sequence[int] | None = None,
     meshes: Sequence[tuple[int, int]] = MESHES,
     value_error: float = 1e-6,
+    value_floor: float | None = None,
     grad_error: float = 1e-5,
+    grad_floor: float = 0.0,
     step: float = 1e-6,
 ) -> None:
     """The value is the reference's, the gradients its central differences of `step`, on each mesh.
 
     reference: the same arguments (floats in float64) -> the loss, in NumPy. Its own derivation of a gradient is not asked
-    for. differentiable: arguments whose gradient is compared; all of floats by default. step: times an element's size
-    where that is above 1; a scale of 1e4 needs 1e-8.
+    for. Errors and floors: see check_equal. differentiable: arguments whose gradient is compared; all of floats by
+    default. step: times an element's size where that is above 1; a scale of 1e4 needs 1e-8.
     """
     floats = [jnp.issubdtype(jnp.asarray(arg).dtype, jnp.floating) for arg in args]
     exact = [np.asarray(arg, np.float64 if real else None) for arg, real in zip(args, floats, strict=True)]
@@ -95,9 +99,16 @@ def check_value_and_gradient(
     grads = [differences(reference, exact, n, step) if n in compared else None for n in range(len(args))]
     noise = 1e-15 * abs(value) / step  # of the differences
     for mesh in meshes:
-        found = loss_and_grads(loss, rows, mesh)(*args)
-        errors = {"value_error": value_error, "grad_error": grad_error}
-        check_equal(found, value, grads, **errors, noise=noise, where=f"mesh {mesh}")
+        check_equal(
+            loss_and_grads(loss, rows, mesh)(*args),
+            value,
+            grads,
+            value_error=value_error,
+            value_floor=value_floor,
+            grad_error=grad_error,
+            grad_floor=grad_floor + noise,
+            where=f"mesh {mesh}",
+        )
 
 
 def differences(reference: Callable[..., Any], exact: Sequence[np.ndarray], number: int, step: float) -> np.ndarray:
@@ -183,7 +194,7 @@ def check_slope(
         return float(run(*moved)[0])
 
     slope = sum(float((np.asarray(grads[number], np.float64) * along).sum()) for number, along in toward.items())
-    assert (loss_at(step) - loss_at(-step)) / (2 * step) == pytest.approx(slope, rel=error)
+    np.testing.assert_allclose((loss_at(step) - loss_at(-step)) / (2 * step), slope, rtol=error)
 
 
 def check_permutation(
@@ -203,7 +214,7 @@ def check_permutation(
         args = args_of(seed)
         value, grads = run(*args)
         moved_value, moved_grads = run(*(a[np.array(order)] if n in rows else a for n, a in enumerate(args)))
-        assert float(moved_value) == pytest.approx(float(value), rel=1e-5)
+        np.testing.assert_allclose(moved_value, value, rtol=1e-5)
         for number, (grad, moved) in enumerate(zip(grads, moved_grads, strict=True)):
             if grad is not None:
                 expected = np.asarray(grad)[order] if number in rows else np.asarray(grad)
