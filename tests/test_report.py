@@ -22,6 +22,8 @@ from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.data.sources import MixtureConfig, Weighted
 from clip_jax.data.table import TableConfig
 from clip_jax.data.webdataset import WebDatasetConfig
+from clip_jax.evals.agreement import AgreementConfig
+from clip_jax.evals.colors import ColorsConfig
 from clip_jax.evals.protocol import Figure
 from clip_jax.evals.retrieval import RetrievalConfig
 from clip_jax.evals.showcase import ShowcaseConfig
@@ -416,6 +418,59 @@ def test_time_in_training_fills_in_what_the_first_step_lacks(run):
 )
 def test_verdict(value, chance, asked, words):
     assert report_words.verdict("top1", Figure(value=value, chance=chance), {"images": asked}) == words
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "chance", "words"),
+    [
+        ("overlap_at_20", 0.12, 0.1, "at chance"),  # of the 100 queries, not the images
+        ("rbo", 0.4, 0.1, ""),
+        ("swap_accuracy", 0.12, 0.1, "hardly above chance"),
+        ("kendall_tau", -0.6, -0.6, ""),
+        ("color_minus_noun_at_20", -0.3, 0.0, ""),
+        ("kendall_tau", math.nan, -0.6, "not finite"),
+    ],
+)
+def test_verdict_of_students(figure, value, chance, words):
+    counts = {"images": 10_000, "queries": 100}
+    assert report_words.verdict(figure, Figure(value=value, chance=chance), counts) == words
+
+
+def test_figures_of_students(tmp_path):
+    """A correlation is neither in per cent nor a bar, in the final evaluation and in that of training."""
+    evals = {
+        "like_teacher": AgreementConfig(teacher="runs/teacher", source=DigitsConfig()),
+        "colors": ColorsConfig(source=GlyphsConfig(split="validation")),
+    }
+    config = dataclasses.replace(CONFIG, evals=evals)
+    folder = make_run(tmp_path / "r", config=config, evaluated=False)
+    figures = {
+        "like_teacher": {"overlap_at_20": (0.4, 0.1), "rbo": (0.5, 0.1), "kendall_tau": (-0.25, -0.61)},
+        "colors": {"swap_accuracy": (0.3, 1 / 11), "color_minus_noun_at_20": (-0.031, 0.0)},
+    }
+    flat = {f"{name}/{key}": value for name, found in figures.items() for key, (value, _) in found.items()}
+    _write_rows(folder / "metrics.jsonl", [{"step": step, "loss": 1.0} | flat for step in (100, 200)])
+    text, _ = drawn(folder)
+    assert "-0.250" in text
+    assert "-25.0%" not in text
+    evaluations = {
+        name: {
+            "figures": {key: {"value": value, "chance": chance} for key, (value, chance) in found.items()},
+            "counts": {"images": 200, "queries": 150},
+        }
+        for name, found in figures.items()
+    }
+    (folder / "evaluation.json").write_text(
+        json.dumps({"about": {"step": 200, "weights": "raw"}, "evaluations": evaluations})
+    )
+    text, _ = drawn(folder)
+    rows = {found[1]: found[0] for found in re.finditer(r'<tr><th scope="row">([^<]*)<.*</tr>', text)}
+    assert '<strong>40.0%</strong></td><td>10.0%</td><td>4.0</td><td aria-hidden="true"><span' in rows["overlap@20"]
+    assert '<strong>-0.250</strong></td><td>-0.610</td><td>-</td><td aria-hidden="true"></td>' in rows["kendall tau"]
+    assert "<strong>-0.031</strong></td><td>+0.000</td><td>-</td>" in rows["color minus noun@20"]
+    assert "RBO" in rows
+    assert "40.0% of the teacher&#39;s first 20 pictures for a text are in the student&#39;s" in text
+    assert "agreement on digits against teacher runs/teacher" in text
 
 
 def test_words():

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from clip_jax.evals.protocol import is_share
 from clip_jax.report.plots import Line, chart
 from clip_jax.report.read import Recorded, Series
 from clip_jax.report.words import figure_words, listing, percent
@@ -63,6 +64,7 @@ def evaluation_curves(run: Recorded) -> list[dict[str, Any]]:
     found = []
     for number, name in enumerate(names):
         figures = [key.rpartition("/")[2] for key in run.metrics if key.rpartition("/")[0] == name]
+        figures = [figure for figure in figures if is_share(figure)]
         chances = (
             {key: figure.chance for key, figure in run.outcomes[name].figures.items()} if name in run.outcomes else {}
         )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from clip_jax.evals.protocol import Outcome
+from clip_jax.evals.protocol import Outcome, is_share
 from clip_jax.models.clip import count_parameters
 from clip_jax.plain import to_dict
 from clip_jax.report.curves import curves, evaluation_curves, skips, speed_curves
@@ -30,6 +30,7 @@ from clip_jax.report.words import (
     percent,
     source_words,
     times,
+    value_words,
     verdict,
 )
 from clip_jax.run_folder import REPORT
@@ -111,12 +112,13 @@ def _tables(run: Recorded) -> list[dict[str, Any]]:
         rows = [
             {
                 "figure": figure_words(figure),
-                "value": percent(number.value),
-                "chance": percent(number.chance) or "unknown",
-                "times": times(number) or "-",
+                "value": value_words(figure, number.value),
+                "chance": value_words(figure, number.chance) or "unknown",
+                "times": (times(number) if is_share(figure) else "") or "-",
                 "verdict": verdict(figure, number, outcome.counts),
                 "width": f"{100 * min(max(number.value, 0.0), 1.0):.1f}" if math.isfinite(number.value) else "0",
                 "mark": None if number.chance is None else f"{100 * number.chance:.1f}",
+                "bar": is_share(figure),
             }
             for figure, number in outcome.figures.items()
         ]
@@ -131,8 +133,9 @@ def _kind(run: Recorded, name: str) -> str:
         return ""
     evaluation = run.config.evals[name]
     kind = to_dict(evaluation)["kind"].replace("_", "-")
-    source = getattr(evaluation, "source", None)
-    return f"{kind} on {source_words(source)}" if source else kind
+    source, teacher = getattr(evaluation, "source", None), getattr(evaluation, "teacher", "")
+    against = f" against teacher {teacher}" if teacher else ""
+    return f"{kind} on {source_words(source)}{against}" if source else kind
 
 
 def _evaluated(run: Recorded) -> str:

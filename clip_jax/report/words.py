@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.sources import MixtureConfig
-from clip_jax.evals.protocol import Figure, Outcome
+from clip_jax.evals.protocol import Figure, Outcome, is_share
 from clip_jax.models.clip import CLIPConfig
 from clip_jax.models.presets import NAMES, preset
 from clip_jax.plain import to_dict
@@ -57,6 +57,13 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.1f}%" if abs(share) >= 0.01 or share == 0 else f"{100 * share:.2f}%"
 
 
+def value_words(figure: str, value: float | None) -> str:
+    """A share in per cent; a correlation or a difference with its sign, "+0.412"; an empty text for None."""
+    if value is None or is_share(figure) or not math.isfinite(value):
+        return percent(value)
+    return f"{value:+.3f}"
+
+
 def times(number: Figure) -> str:
     """How many times chance: "32"; an empty text where chance is unknown."""
     if not number.chance or not math.isfinite(number.value):
@@ -66,21 +73,29 @@ def times(number: Figure) -> str:
 
 
 def figure_words(figure: str) -> str:
-    """text_to_image_r5 -> "text to image R@5"; top1 -> "top-1"; others without underscores."""
+    """text_to_image_r5 -> "text to image R@5"; top1 -> "top-1"; overlap_at_20 -> "overlap@20"; rbo -> "RBO"; others without
+    underscores."""
     stem, _, last = figure.rpartition("_")
     if last[:1] == "r" and last[1:].isdecimal():
         return f"{stem.replace('_', ' ')} R@{last[1:]}"
+    if stem.endswith("_at") and last.isdecimal():
+        return f"{stem.removesuffix('_at').replace('_', ' ')}@{last}"
+    if figure == "rbo":
+        return "RBO"
     return f"top-{figure[3:]}" if figure.startswith("top") and figure[3:].isdecimal() else figure.replace("_", " ")
 
 
 def verdict(figure: str, number: Figure, counts: Mapping[str, int]) -> str:
     """ "below chance", "at chance" (within three standard errors of it), "hardly above chance" (under 1.5 times chance
-    and under a twentieth of the way from there to perfect), "not finite", or "" for what was learned or has no chance."""
+    and under a twentieth of the way from there to perfect), "not finite", or "" for what was learned, has no chance, or is
+    no share."""
     if not math.isfinite(number.value):
         return "not finite"
-    if number.chance is None:
+    if number.chance is None or not is_share(figure):
         return ""
     askers = ("captions", "images") if figure.startswith("text_to") else ("images",)
+    if "_at_" in figure or figure == "rbo":
+        askers = ("queries",)
     asked = next((counts[asker] for asker in askers if asker in counts), 0)
     error = math.sqrt(max(number.chance * (1 - number.chance), 0.0) / asked) if asked else 0.0
     gain = number.value - number.chance
@@ -235,6 +250,13 @@ def _sentence(headline: Headline, counts: Mapping[str, int]) -> str:
     if headline.figure == "top1":
         among = f" out of {counts['classes']:,}" if "classes" in counts else ""
         return f"On {headline.name}, {share} of the pictures get the right name{among}{guess}."
+    if headline.figure.startswith("overlap_at_"):
+        top = headline.figure.removeprefix("overlap_at_")
+        return (
+            f"On {headline.name}, {share} of the teacher's first {top} pictures for a text are in the student's{guess}."
+        )
+    if headline.figure == "swap_accuracy":
+        return f"On {headline.name}, {share} of the pictures prefer their caption to the same one in each other colour{guess}."
     return f"On {headline.name}, {figure_words(headline.figure)} is {share}{guess}."
 
 
