@@ -11,6 +11,8 @@ COMMANDS = {
     "train": "train a model, or go on with a run",
     "evaluate": "measure a run's checkpoint",
     "report": "draw a run as one HTML page",
+    "shrink": "the student that a run under masks has chosen",
+    "embed": "store a teacher's embeddings for distillation",
     "convert": "weights from any layout to any other, proven by numbers",
 }
 

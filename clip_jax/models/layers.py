@@ -43,7 +43,10 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last dimension, computed in f32. Ba et al. 2016."""
+    """Layer normalisation over the last dimension, computed in f32. Ba et al. 2016.
+
+    scale: f32[D]; or, under masks (models/masks.py), f32[2, D]: beside it how much of each channel is there, in [0, 1].
+    """
 
     def __init__(self, size: int, eps: float = 1e-5):
         self.eps = eps
@@ -53,10 +56,22 @@ class LayerNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., D] in x's dtype."""
         x32 = x.astype(jnp.float32)
+        if self.scale.ndim == 2:
+            return _norm_of_rest(x32, self.scale[...], self.bias[...], self.eps).astype(x.dtype)
         centred = x32 - x32.mean(-1, keepdims=True)
         variance = jnp.square(centred).mean(-1, keepdims=True)
         scale, bias = (jnp.broadcast_to(vector[...], x.shape) for vector in (self.scale, self.bias))
         return (centred * jax.lax.rsqrt(variance + self.eps) * scale + bias).astype(x.dtype)
+
+
+def _norm_of_rest(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+    """The norm over the channels that are left, each counted by its share: f32[..., D] -> f32[..., D], zero where the share
+    is. x is zero there already, so its mean is sum(x) / sum(share)."""
+    gain, share, bias = (jnp.broadcast_to(vector, x.shape) for vector in (scale[0], scale[1], bias))
+    count = jnp.maximum(scale[1].sum(), 1)
+    centred = x - share * (x.sum(-1, keepdims=True) / count)
+    variance = jnp.square(centred).sum(-1, keepdims=True) / count
+    return centred * jax.lax.rsqrt(variance + eps) * gain + share * bias
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:

@@ -1,0 +1,121 @@
+"""The student that masks have chosen, cut out of the model that learned them.
+
+A stack of blocks has one number of heads and of units, and heads of one size fill the width; learned masks need not agree with
+that. So each layer keeps the same number of heads and of units, those whose masks are widest open, and the width is
+heads times head size.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from clip_jax.inherit import InheritConfig, TowerChoice, inherit
+from clip_jax.models.clip import CLIPConfig, abstract_params
+from clip_jax.models.masks import Masks, expectation, masked
+from clip_jax.models.vit import VisionConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TowerSize:
+    """Of a student's tower. hidden: units of each MLP."""
+
+    width: int
+    hidden: int
+
+
+def sizes_of(masks: Masks, config: CLIPConfig) -> dict[str, TowerSize]:
+    """Of each masked tower the size that keeps about as many parameters as its masks do.
+
+    The width is the multiple of the head size nearest to the geometric mean of the open channels and the open heads'
+    width (an attention has 4 times their product of parameters); hidden is the open units' mean over layers. Open means
+    the sum of z, without noise.
+    """
+    sizes = {}
+    for name, z in jax.device_get(expectation(masks)).items():
+        head = _head_size(name, config)
+        wide, high = float(z["channels"].sum()), float(z["heads"].sum(1).mean()) * head
+        heads = max(1, min(round(math.sqrt(wide * high) / head), z["heads"].shape[1]))
+        sizes[name] = TowerSize(width=heads * head, hidden=max(1, round(float(z["units"].sum(1).mean()))))
+    return sizes
+
+
+def choice_of(masks: Masks, config: CLIPConfig, sizes: dict[str, TowerSize]) -> tuple[CLIPConfig, InheritConfig]:
+    """The student's configuration, and what it inherits: channels of each masked tower, heads and units of each of its
+    layers, the same number in all; of the other tower everything.
+
+    sizes: of each masked tower. Raises ValueError for a width that is no multiple of the head size, and for a size that is
+    not from 1 to the model's own.
+    """
+    student, towers = config, {}
+    for name, parts in jax.device_get(masks).items():
+        size, head = sizes[name], _head_size(name, config)
+        for what, given, most in (
+            ("width", size.width, parts["channels"].size),
+            ("hidden", size.hidden, parts["units"].shape[1]),
+        ):
+            if not 1 <= given <= most:
+                raise ValueError(f"{name} {what} {given} is not from 1 to the model's {most}")
+        if size.width % head:
+            raise ValueError(f"{name} width {size.width} is not a multiple of the head size {head}")
+        student = _resized(student, name, size, head)
+        towers[name] = TowerChoice(
+            channels=_widest(parts["channels"], size.width),
+            heads=tuple(_widest(row, size.width // head) for row in parts["heads"]),
+            units=tuple(_widest(row, size.hidden) for row in parts["units"]),
+        )
+    whole = TowerChoice()
+    return student, InheritConfig(image=towers.get("visual", whole), text=towers.get("text", whole))
+
+
+def shrunk(
+    params: dict[str, Any], masks: Masks, config: CLIPConfig, sizes: dict[str, TowerSize] | None = None
+) -> tuple[CLIPConfig, dict[str, Any]]:
+    """The student and its parameters, host arrays f32; z without noise is multiplied into its weights.
+
+    params: the towers', without masks. sizes: by default sizes_of. Where every z is 0 or 1 and the masks agree
+    with the sizes, the student gives what the masked model gives.
+    """
+    student, choice = choice_of(masks, config, sizes or sizes_of(masks, config))
+    folded = _folded(jax.device_get(masked(params, expectation(masks))))
+    return student, inherit(abstract_params(student), student, folded, config, choice)
+
+
+def _folded(params: Any) -> Any:
+    """Norms again without their shares; what is wholly gone, yet chosen to fill up the width, is zero in them too."""
+    if not isinstance(params, dict):
+        return params
+    if {"scale", "bias"} == params.keys() and params["scale"].ndim > params["bias"].ndim:
+        scale, share = params["scale"][..., 0, :], params["scale"][..., 1, :]
+        return {"scale": np.where(share > 0, scale, 0), "bias": params["bias"] * share}
+    return {name: _folded(part) for name, part in params.items()}
+
+
+def _widest(log_alphas: np.ndarray, count: int) -> tuple[int, ...]:
+    """The indices of the largest, in their own order; of equal ones the first."""
+    return tuple(sorted(map(int, np.argsort(-log_alphas, kind="stable")[:count])))
+
+
+def _head_size(name: str, config: CLIPConfig) -> int:
+    if name == "text":
+        return config.text_cfg.width // config.text_cfg.heads
+    assert isinstance(config.vision_cfg, VisionConfig)
+    return config.vision_cfg.head_width
+
+
+def _resized(config: CLIPConfig, name: str, size: TowerSize, head: int) -> CLIPConfig:
+    ratio = _ratio(size.width, size.hidden)
+    if name == "text":
+        text = dataclasses.replace(config.text_cfg, width=size.width, heads=size.width // head, mlp_ratio=ratio)
+        return dataclasses.replace(config, text_cfg=text)
+    assert isinstance(config.vision_cfg, VisionConfig)
+    vision = dataclasses.replace(config.vision_cfg, width=size.width, mlp_ratio=ratio)
+    return dataclasses.replace(config, vision_cfg=vision)
+
+
+def _ratio(width: int, hidden: int) -> float:
+    """The mlp_ratio with int(width * mlp_ratio) = hidden."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
