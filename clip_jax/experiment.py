@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,18 +16,22 @@ from clip_jax.data.pipeline import ReadConfig
 from clip_jax.data.sources import SourceConfig
 from clip_jax.evals.suite import EvalConfig, figure_names
 from clip_jax.models.clip import CLIPConfig, init_params
-from clip_jax.objectives import ObjectiveConfig, check_objective
+from clip_jax.models.vit import VisionConfig
+from clip_jax.objectives import ObjectiveConfig, check_objective, heads_of
 from clip_jax.optim import OptimConfig, make_optimizer
+from clip_jax.projections import DISTILL, init_heads
 from clip_jax.run_folder import CHECKPOINTS
 from clip_jax.sharding import MeshConfig
 from clip_jax.state import TrainState, new_state
 from clip_jax.step import make_step
+from clip_jax.teachers import AverageTeacher, Offer, TeacherConfig, abstract_targets, check_teachers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """steps: updates. batch_size: pairs a step, over all devices. log_every, eval_every: steps; the last step is always
-    logged and evaluated, and with eval_every 0 only that is evaluated. init_from: weights that training starts
+    logged and evaluated, and with eval_every 0 only that is evaluated. teachers: by the names that the log gives
+    them; see clip_jax.teachers. init_from: weights that training starts
     from, as clip_jax.load takes them; position embeddings follow another image size. max_skipped: so
     many non-finite steps in a row end the run. wandb: a project's name, "" for none. origin: the config file (and its
     argument) this was read from, for reports; the command line sets it.
@@ -39,6 +44,7 @@ class TrainConfig:
     source: SourceConfig = GlyphsConfig()
     read: ReadConfig = ReadConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    teachers: Mapping[str, TeacherConfig] = dataclasses.field(default_factory=dict)
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -54,15 +60,17 @@ class TrainConfig:
 class Plan:
     """Mesh, optimizer, placement and the compiled step of an experiment; holds no arrays.
 
-    Raises ValueError for whatever in the config cannot work.
+    offers: what is known of each of config.teachers; clip_jax.teaching.open_teachers finds it. Raises ValueError for whatever
+    in the config cannot work.
     """
 
-    def __init__(self, config: TrainConfig):
-        _check(config)
+    def __init__(self, config: TrainConfig, offers: Mapping[str, Offer] | None = None):
+        self.offers = dict(offers or {})
+        _check(config, self.offers)
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh)
         sharding.split_batch(config.batch_size, self.mesh)
-        params = jax.eval_shape(lambda: init_params(config.model, jax.random.key(0)))
+        params = jax.eval_shape(self._init_params, jax.random.key(0))
         self.tx = make_optimizer(config.optim, config.steps, params)
         placed = sharding.parameter_shardings(params, self.mesh, config.mesh)
         shapes = jax.eval_shape(self._new_state, jax.random.key(0))
@@ -76,20 +84,33 @@ class Plan:
             config.optim,
             self.tx,
             self.mesh,
+            config.teachers,
             shardings=self.shardings,
             seed=config.seed,
             steps=config.steps,
         )
 
-    def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+    def batch(self) -> dict[str, Any]:
         """Shapes and placement of what the step takes."""
         model, size = self.config.model, self.config.batch_size
         side, at = model.vision_cfg.image_size, sharding.batch_sharding(self.mesh)
-        return {
-            "image": jax.ShapeDtypeStruct((size, side, side, 3), np.uint8, sharding=at),
-            "text": jax.ShapeDtypeStruct((size, model.text_cfg.context_length), np.int32, sharding=at),
-            "replaced": jax.ShapeDtypeStruct((size,), np.int32, sharding=at),
+
+        def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=at)
+
+        batch: dict[str, Any] = {
+            "image": array(np.uint8, side, side, 3),
+            "text": array(np.int32, model.text_cfg.context_length),
+            "replaced": array(np.int32),
         }
+        if self.config.objective.needs("synthetic"):
+            batch["synthetic"] = batch["text"]
+        if self.config.objective.needs("label"):
+            batch["label"] = array(np.int32)
+        if self.offers:
+            whole = sharding.replicated(self.mesh)
+            batch["targets"] = {name: abstract_targets(offer, size, at, whole) for name, offer in self.offers.items()}
+        return batch
 
     def initial_state(self) -> TrainState:
         """Freshly initialised, each shard made where it lies."""
@@ -108,12 +129,35 @@ class Plan:
             )
 
     def _new_state(self, key: jax.Array) -> TrainState:
-        params = init_params(self.config.model, key)
+        params = self._init_params(key)
         return new_state(params, self.tx, ema=self.config.optim.ema_decay > 0)
 
+    def _init_params(self, key: jax.Array) -> dict[str, Any]:
+        """The towers', and under `distill` what the objective learns for each teacher."""
+        params, config, heads = init_params(self.config.model, key), self.config, {}
+        for number, (name, offer) in enumerate(sorted(self.offers.items())):
+            needed, sizes = heads_of(config.objective, name, config.teachers, offer, config.model.embed_dim)
+            if needed:
+                heads[name] = init_heads(needed, sizes, jax.random.fold_in(key, number))
+        return params | ({DISTILL: heads} if heads else {})
 
-def _check(config: TrainConfig) -> None:
-    check_objective(config.objective, has_bias=config.model.init_logit_bias is not None)
+
+def _check(config: TrainConfig, offers: Mapping[str, Offer]) -> None:
+    check_teachers(config.teachers)
+    if set(config.teachers) != set(offers):
+        raise ValueError(
+            f"teachers {sorted(config.teachers)} are named, {sorted(offers)} are opened; open each, and no other"
+        )
+    if config.optim.ema_decay == 0 and any(isinstance(one, AverageTeacher) for one in config.teachers.values()):
+        raise ValueError("a student that teaches itself needs its average: set optim.ema_decay, such as 0.999")
+    check_objective(
+        config.objective,
+        has_bias=config.model.init_logit_bias is not None,
+        teachers=config.teachers,
+        offers=offers,
+        embed_dim=config.model.embed_dim,
+        can_mask=isinstance(config.model.vision_cfg, VisionConfig),
+    )
     for name in ("steps", "log_every", "max_skipped"):
         if getattr(config, name) < 1:
             raise ValueError(f"config.{name} is {getattr(config, name)}; it must be at least 1")

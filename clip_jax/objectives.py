@@ -1,56 +1,257 @@
-"""Objectives: weighted sums of pure losses over the embeddings of one global batch."""
+"""Objectives: weighted sums of pure losses over one global batch, the student's alone and those against its teachers."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from clip_jax.losses.contrastive import info_nce
-from clip_jax.losses.sigmoid import sigmoid_pairs
+from clip_jax.models.clip import unit
+from clip_jax.projections import Sizes, project
 from clip_jax.sharding import BATCH
+from clip_jax.teachers import Offer, Targets, TeacherConfig
+from clip_jax.terms import TERMS, Lesson, Student, Term, TermOptions
 
-# Each: (image f32[n, E], text f32[n, E], scale f32[], bias f32[], axes=...) -> f32[]
-LOSSES: dict[str, Callable[..., jax.Array]] = {
-    "info_nce": lambda image, text, scale, bias, *, axes: info_nce(image, text, scale, axes=axes),  # a bias cancels
-    "sigmoid": sigmoid_pairs,
-}
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ramp:
+    """A weight that moves linearly from `start`, up to step `first`, to `end`, from step `last` on."""
+
+    start: float
+    end: float
+    first: int = 0
+    last: int
+
+    def __post_init__(self):
+        if not 0 <= self.first < self.last:
+            raise ValueError(f"{self}: give steps 0 <= first < last")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """Loss name -> its weight in the sum."""
+    """weights: name of a term (the keys of clip_jax.terms.TERMS) -> its weight in the sum, a number or a Ramp over steps.
+    A term against several teachers is summed over them by the teachers' weights. options: of single terms."""
 
-    weights: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"info_nce": 1.0})
+    weights: Mapping[str, float | Ramp] = dataclasses.field(default_factory=lambda: {"info_nce": 1.0})
+    options: TermOptions = TermOptions()
+
+    @property
+    def used(self) -> dict[str, Term]:
+        """The known terms whose weight is not 0 throughout."""
+        return {name: TERMS[name] for name, weight in self.weights.items() if weight != 0 and name in TERMS}
+
+    def needs(self, what: str) -> bool:
+        """Whether a used term needs it: see Term.needs."""
+        return any(what in term.needs for term in self.used.values())
 
 
-def check_objective(config: ObjectiveConfig, *, has_bias: bool) -> None:
-    """Raises ValueError for unknown losses, weights that sum to zero, and pairs judged one by one without a bias.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Features:
+    """The student's embeddings of a batch before their norm, [B@(data, fsdp), E]; see terms.Student for the rest."""
 
-    has_bias: whether the model has a logit_bias.
+    image: jax.Array
+    text: jax.Array
+    scale: jax.Array
+    bias: jax.Array
+    synthetic: jax.Array | None = None
+    masked: jax.Array | None = None
+    label: jax.Array | None = None
+
+
+def check_objective(
+    config: ObjectiveConfig,
+    *,
+    has_bias: bool,
+    teachers: Mapping[str, TeacherConfig] | None = None,
+    offers: Mapping[str, Offer] | None = None,
+    embed_dim: int = 0,
+    can_mask: bool = True,
+) -> None:
+    """Raises ValueError for what cannot be computed: unknown terms, weights that sum to zero, a term without a teacher, or
+    against one that does not give what it needs.
+
+    has_bias: whether the model has a logit_bias. embed_dim: of the student. can_mask: whether its image tower has patches.
     """
-    if unknown := sorted(set(config.weights) - set(LOSSES)):
-        raise ValueError(f"objective.weights {unknown}: no such loss; there are {sorted(LOSSES)}")
-    if not sum(config.weights.values()) > 0:
+    teachers, offers = teachers or {}, offers or {}
+    if unknown := sorted(set(config.weights) - set(TERMS)):
+        raise ValueError(f"objective.weights {unknown}: no such loss; there are {sorted(TERMS)}")
+    if not sum(map(_most, config.weights.values())) > 0:
         raise ValueError(f"objective.weights {dict(config.weights)} sum to zero; nothing would be learned")
+    for name, weight in config.weights.items():
+        lowest = min(weight.start, weight.end) if isinstance(weight, Ramp) else weight
+        allowed = -1.0 if name == "dark_rest" else 0.0
+        if not allowed <= lowest < jnp.inf:
+            raise ValueError(
+                f"objective.weights.{name} falls to {lowest}; below {allowed} the loss has no lowest value"
+            )
     if config.weights.get("sigmoid") and not has_bias:
         raise ValueError(
             "objective 'sigmoid' needs a model with logit_bias: most pairs do not match, and without it the first steps "
             "only unlearn that they do; set model.init_logit_bias=-10 and model.init_logit_scale=2.302585 (ln 10)"
         )
+    for name, term in config.used.items():
+        if "bias" in term.needs and not has_bias:
+            raise ValueError(f"objective {name!r} needs a student with logit_bias; set model.init_logit_bias=-10")
+        if "clamp" in term.needs and has_bias:
+            raise ValueError(
+                f"objective {name!r} has no lowest value without a bounded logit_scale; use a model without bias"
+            )
+        if "masked" in term.needs and not can_mask:
+            raise ValueError(
+                f"objective {name!r} hides patches of the image; the student's image tower has none: use a ViT"
+            )
+        if term.of == "student":
+            continue
+        served = serving(name, teachers)
+        if not served:
+            raise ValueError(
+                f"objective {name!r} compares with a teacher, and none serves it; name one in config.teachers"
+            )
+        for teacher in served:
+            _check_against(name, term, teacher, offers[teacher], config.options, embed_dim)
+    for name, teacher in teachers.items():
+        if unknown := sorted(set(teacher.losses) - set(config.weights)):
+            raise ValueError(f"teachers.{name}.losses {unknown}: not in objective.weights {sorted(config.weights)}")
+        if not any(name in serving(loss, teachers) for loss, term in config.used.items() if term.of != "student"):
+            raise ValueError(
+                f"teachers.{name} serves no term of objective.weights {dict(config.weights)}; add one, such as crd=1.0, or "
+                "leave the teacher out"
+            )
+
+
+def _most(weight: float | Ramp) -> float:
+    return max(weight.start, weight.end) if isinstance(weight, Ramp) else weight
+
+
+def _check_against(name: str, term: Term, teacher: str, offer: Offer, options: TermOptions, embed_dim: int) -> None:
+    given = {"text": offer.text, "synthetic": offer.synthetic, "centroids": offer.classes > 0}
+    lacks = [what for what in term.needs if not given.get(what, True)]
+    if lacks:
+        how = {
+            "text": "embeddings of captions (embed again with --captions, or use image_l1, image_mse, image_cosine)",
+            "synthetic": "embeddings of generated captions (use a source that has them, and embed again)",
+            "centroids": "labelled samples (use a source with classes)",
+        }[lacks[0]]
+        raise ValueError(f"objective {name!r} needs what teacher {teacher!r} does not give: {how}")
+    if "projection" in term.needs and options.projection == "none" and offer.embed_dim != embed_dim:
+        raise ValueError(
+            f"objective {name!r} compares embeddings of {embed_dim} numbers with teacher {teacher!r}'s of {offer.embed_dim}; "
+            "set objective.options.projection='linear', or use crd, affinity or reinforcement, which compare similarities"
+        )
+
+
+def serving(loss: str, teachers: Mapping[str, TeacherConfig]) -> list[str]:
+    """The teachers that a term is computed against."""
+    return [name for name, one in teachers.items() if one.weight > 0 and (not one.losses or loss in one.losses)]
+
+
+def heads_of(
+    config: ObjectiveConfig, teacher: str, teachers: Mapping[str, TeacherConfig], offer: Offer, embed_dim: int
+) -> tuple[set[str], Sizes]:
+    """Names of what the objective learns for one teacher, and its sizes."""
+    served = {
+        name: term for name, term in config.used.items() if term.of != "student" and teacher in serving(name, teachers)
+    }
+    heads = {head for term in served.values() for head in term.heads}
+    differ = offer.embed_dim != embed_dim
+    projected = {name for name, term in served.items() if "projection" in term.needs}
+    if "centroid" in served and config.options.centroid_side == "student":
+        heads -= {"centroid_projection"}
+        projected.add("centroid")
+    if differ and projected:
+        heads.add("image_projection")
+        if any("text" in served[name].needs for name in projected):
+            heads.add("text_projection")
+    size = offer.embed_dim if differ and "image_projection" in heads else embed_dim
+    return heads, Sizes(student=embed_dim, teacher=offer.embed_dim, projected=size, classes=offer.classes)
 
 
 def objective(
-    config: ObjectiveConfig, mesh: Mesh, image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array
+    config: ObjectiveConfig,
+    mesh: Mesh,
+    student: Features,
+    *,
+    teachers: Mapping[str, TeacherConfig],
+    targets: Mapping[str, Targets],
+    heads: Mapping[str, Any],
+    step: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The weighted sum f32[] and each loss's raw value, for f32[B@(data, fsdp), E] x2, scale and bias f32[]."""
+    """The weighted sum at `step`, f32[], and each term's raw value; of several teachers, as `term/teacher` too.
+
+    targets, heads: by the teacher's name. Gradients flow into the student and the heads only.
+    """
     rows, whole = PartitionSpec(BATCH), PartitionSpec()
+    own = {name: _unit_or_none(getattr(student, name)) for name in ("image", "text", "synthetic", "masked")}
+    own["label"] = student.label
+    lessons = {name: _rows_of(student, own, targets[name], heads.get(name, {})) for name in teachers}
+    scalars = {name: (one.scale, one.bias, one.centroids) for name, one in targets.items()}
+    factors = {"scale": student.scale, "bias": student.bias}
 
-    def terms(image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array) -> dict[str, jax.Array]:
-        return {name: LOSSES[name](image, text, scale, bias, axes=BATCH) for name in config.weights}
+    def terms(own: Any, lessons: Any, factors: Any, scalars: Any, heads: Any) -> dict[str, jax.Array]:
+        pupil = Student(**own, **factors)
+        taught = {
+            name: Lesson(
+                student=pupil,
+                **seen["student"],
+                teacher=Targets(
+                    **seen["teacher"], **dict(zip(("scale", "bias", "centroids"), scalars[name], strict=True))
+                ),
+                weight=teachers[name].weight,
+                heads=heads.get(name, {}),
+                options=config.options,
+                axes=BATCH,
+            )
+            for name, seen in lessons.items()
+        }
+        return _values(config, pupil, taught, teachers)
 
-    mapped = jax.shard_map(terms, mesh=mesh, in_specs=(rows, rows, whole, whole), out_specs=whole)
-    raw = mapped(image, text, scale, bias)
-    total = sum((config.weights[name] * value for name, value in raw.items()), jnp.zeros((), jnp.float32))
-    return total, raw
+    mapped = jax.shard_map(terms, mesh=mesh, in_specs=(rows, rows, whole, whole, whole), out_specs=whole)
+    raw = mapped(own, lessons, factors, scalars, dict(heads))
+    zero = jnp.zeros((), jnp.float32)
+    weighted = (weight_at(config.weights[name], step) * raw[name] for name in config.used)
+    return sum(weighted, zero), raw
+
+
+def weight_at(weight: float | Ramp, step: jax.Array) -> jax.Array:
+    """f32[] at a step i32[]."""
+    if not isinstance(weight, Ramp):
+        return jnp.asarray(weight, jnp.float32)
+    done = (step.astype(jnp.float32) - weight.first) / (weight.last - weight.first)
+    return weight.start + (weight.end - weight.start) * jnp.clip(done, 0, 1)
+
+
+def _values(
+    config: ObjectiveConfig, student: Student, lessons: Mapping[str, Lesson], teachers: Mapping[str, TeacherConfig]
+) -> dict[str, jax.Array]:
+    raw: dict[str, jax.Array] = {}
+    for name, term in config.used.items():
+        if term.of == "student":
+            raw[name] = term.value(student, BATCH)
+            continue
+        served = [lessons[teacher] for teacher in serving(name, teachers)]
+        if term.of == "teachers":
+            raw[name] = term.value(served)
+            continue
+        each = {teacher: term.value(lessons[teacher]) for teacher in serving(name, teachers)}
+        raw[name] = sum((teachers[t].weight * value for t, value in each.items()), jnp.zeros((), jnp.float32))
+        if len(each) > 1:
+            raw |= {f"{name}/{teacher}": value for teacher, value in each.items()}
+    return raw
+
+
+def _unit_or_none(features: jax.Array | None) -> jax.Array | None:
+    return None if features is None else unit(features)
+
+
+def _rows_of(student: Features, own: Mapping[str, Any], targets: Targets, heads: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of one Lesson: the student's, projected where there is a head for it, and the teacher's, unit-norm."""
+    image, text = heads.get("image_projection"), heads.get("text_projection")
+    seen = {
+        "image": project(student.image, image) if image else own["image"],
+        "text": project(student.text, text) if text else own["text"],
+        "masked": project(student.masked, image) if image and student.masked is not None else own["masked"],
+    }
+    teacher = {name: _unit_or_none(getattr(targets, name)) for name in ("image", "text", "synthetic")}
+    return {"student": seen, "teacher": teacher}

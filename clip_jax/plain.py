@@ -7,12 +7,13 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from clip_jax import teachers
 from clip_jax.data import sources
 from clip_jax.evals import suite
 from clip_jax.models import clip
 
 # A field that may hold one of several dataclasses says which by a key `kind`.
-_KINDS: dict[str, type] = {**sources.KINDS, **suite.KINDS, **clip.KINDS}
+_KINDS: dict[str, type] = {**sources.KINDS, **suite.KINDS, **clip.KINDS, **teachers.KINDS}
 _IMPLIED = "vit"  # may be left out: run folders of before there was a choice do not say it
 _NAMES = {cls: kind for kind, cls in _KINDS.items()}
 

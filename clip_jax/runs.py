@@ -1,7 +1,9 @@
 """Run folders as models: whose they are, and the weights of a checkpoint, placed on the devices there are."""
 
 import dataclasses
+import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ from clip_jax.checkpoint import Checkpoints
 from clip_jax.experiment import TrainConfig
 from clip_jax.models.clip import CLIPConfig, abstract_params
 from clip_jax.plain import from_json, to_dict
-from clip_jax.run_folder import CHECKPOINTS, CONFIG, TOKENIZER
+from clip_jax.run_folder import CHECKPOINTS, CONFIG, TEACHERS, TOKENIZER
 from clip_jax.sharding import MeshConfig
 from clip_jax.writers import write_atomically, write_json
 
@@ -65,15 +67,31 @@ def check_same_run(folder: Path, config: TrainConfig) -> None:
             _log.warning("this run began with %s = %s; it goes on with %s", key, old.get(key), new.get(key))
 
 
-def write_config(folder: Path, config: TrainConfig) -> None:
+def check_same_teachers(folder: Path, identities: Mapping[str, str]) -> None:
+    """identities: hash of the weights behind each store, by the teacher's name. Raises ValueError where a run that has
+    checkpoints began with others under that name."""
+    if not (folder / TEACHERS).is_file() or not any((folder / CHECKPOINTS).glob("[0-9]*")):
+        return
+    began = json.loads((folder / TEACHERS).read_text())
+    for name, weights in identities.items():
+        if began.get(name, weights) != weights:
+            raise ValueError(
+                f"{folder} began with a teacher {name!r} of weights {began[name][:12]}; its store now holds those of "
+                f"{weights[:12]}. Give the store it began with, or another workdir"
+            )
+
+
+def write_config(folder: Path, config: TrainConfig, teachers: Mapping[str, str] | None = None) -> None:
     """Writes config.json, on process 0, once all processes have read what was there before; a tokenizer file is copied
-    beside it, so that the folder can be moved."""
+    beside it, so that the folder can be moved. teachers: as in check_same_teachers, for teachers.json."""
     multihost_utils.sync_global_devices("config.json was read")
     if jax.process_index() == 0:
         tokenizer = config.model.text_cfg.tokenizer
         if tokenizer and Path(tokenizer).resolve() != (folder / TOKENIZER).resolve():
             write_atomically(folder / TOKENIZER, Path(tokenizer).read_bytes())
         write_json(folder / CONFIG, to_dict(config))
+        if teachers:
+            write_json(folder / TEACHERS, dict(teachers))
 
 
 def _shapes(model: CLIPConfig) -> dict[str, tuple[int, ...]]:

@@ -88,6 +88,8 @@ def parameter_shardings(params: Any, mesh: Mesh, config: MeshConfig) -> Any:
             if re.fullmatch(pattern, path):
                 used.add(pattern)
                 return NamedSharding(mesh, _checked_rule(pattern, axes, path, leaf.shape, mesh))
+        if path.startswith("distill/"):  # heads of distillation terms are small, and read whole
+            return replicated(mesh)
         return NamedSharding(mesh, _general_rule(leaf.shape, mesh.shape[FSDP], config.fsdp_min_size))
 
     shardings = tree.map_with_path(place, params)

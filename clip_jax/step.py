@@ -1,6 +1,7 @@
 """One training step, as one compiled function of (state, batch)."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,12 +10,14 @@ import optax
 from jax.sharding import Mesh
 
 from clip_jax import tree
-from clip_jax.models.clip import MAX_LOGIT_SCALE, CLIPConfig, bind
-from clip_jax.objectives import ObjectiveConfig, objective
+from clip_jax.models.clip import CLIP, MAX_LOGIT_SCALE, CLIPConfig, bind
+from clip_jax.objectives import Features, ObjectiveConfig, objective
 from clip_jax.optim import OptimConfig, learning_rate, trained_mask, update_ema
+from clip_jax.projections import DISTILL, SCALE, towers_of
 from clip_jax.state import TrainState
+from clip_jax.teachers import TeacherConfig
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]
 
 
 def make_step(
@@ -23,6 +26,7 @@ def make_step(
     optim: OptimConfig,
     tx: optax.GradientTransformation,
     mesh: Mesh,
+    teachers: Mapping[str, TeacherConfig],
     *,
     shardings: Any,
     seed: int,
@@ -31,7 +35,8 @@ def make_step(
     """jit of (state, batch) -> (state, metrics); the state's buffers are given up to the result.
 
     shardings: where each leaf of the state lies, before and after.
-    batch: image u8[B@(data, fsdp), S, S, 3], text i32[B@(data, fsdp), L], replaced i32[B@(data, fsdp)].
+    batch: image u8[B@(data, fsdp), S, S, 3], text i32[B@(data, fsdp), L], replaced i32[B@(data, fsdp)]; where a term needs
+    them, synthetic (text, too) and label i32[B@(data, fsdp)]; targets, a Targets for each teacher by its name.
     metrics: f32[] each: loss, the raw value of each term, grad_norm, logit_scale (the factor, not its log), lr,
     skipped, skipped_in_row, replaced; logit_bias where the model has one. A step whose loss, gradient or statistics are
     not finite leaves all but the counters as they were. Running statistics of batch norms become those of the global
@@ -39,20 +44,21 @@ def make_step(
     """
     rate = learning_rate(optim, steps)
 
-    def loss_of(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
-        clip = bind(model, params)
+    def loss_of(params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[jax.Array, Any]:
+        clip = bind(model, towers_of(params))
         clip.hold_statistics(optim.freeze)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            image = clip.encode_image(batch["image"], key)
-            text = clip.encode_text(batch["text"])
-        scale = clip.scale()
-        total, raw = objective(goal, mesh, image, text, scale, clip.bias())
-        return total, ({"loss": total, "logit_scale": scale} | raw, clip.statistics())
+            features = _features(clip, goal, batch, key)
+        given = {"teachers": teachers, "targets": batch.get("targets", {}), "heads": params.get(DISTILL, {})}
+        total, raw = objective(goal, mesh, features, **given, step=step)
+        return total, ({"loss": total, "logit_scale": features.scale} | raw, clip.statistics())
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (loss, (values, statistics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch, key)
+        (loss, (values, statistics)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params, batch, key, state.step
+        )
         norm = _norm_of_trained(optim, grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
         for moved in jax.tree.leaves(statistics):
@@ -63,6 +69,8 @@ def make_step(
         params = tree.nested(tree.leaves_by_path(params) | tree.leaves_by_path(statistics))
         if model.init_logit_bias is None:  # SigLIP's scale is free, and its published weights lie above the bound
             params = params | {"logit_scale": jnp.clip(params["logit_scale"], 0, MAX_LOGIT_SCALE)}
+        if DISTILL in params:
+            params = params | {DISTILL: tree.map_with_path(_bounded, params[DISTILL])}
         ema = None if state.ema is None else update_ema(optim, state.ema, params, state.step)
 
         def keep(new: Any, old: Any) -> Any:
@@ -84,6 +92,28 @@ def make_step(
         return after, {name: value.astype(jnp.float32) for name, value in values.items()}
 
     return step
+
+
+def _features(clip: CLIP, goal: ObjectiveConfig, batch: Batch, key: jax.Array) -> Features:
+    """What the student makes of a batch, and no more than the objective needs."""
+    masked = None
+    if goal.needs("masked"):
+        hidden = jax.random.fold_in(key, 1)
+        masked = clip.image_features(batch["image"], hidden, patch_dropout=goal.options.mask_ratio)
+    return Features(
+        image=clip.image_features(batch["image"], key),
+        text=clip.text_features(batch["text"]),
+        scale=clip.scale(),
+        bias=clip.bias(),
+        synthetic=clip.text_features(batch["synthetic"]) if goal.needs("synthetic") else None,
+        masked=masked,
+        label=batch["label"] if goal.needs("label") else None,
+    )
+
+
+def _bounded(path: str, leaf: jax.Array) -> jax.Array:
+    """A learned factor's log within the bounds of logit_scale; other heads as they are."""
+    return jnp.clip(leaf, 0, MAX_LOGIT_SCALE) if path.endswith(SCALE) else leaf
 
 
 def _norm_of_trained(optim: OptimConfig, grads: Any) -> jax.Array:

@@ -24,14 +24,16 @@ from clip_jax.experiment import Plan, TrainConfig
 from clip_jax.init_from import state_from
 from clip_jax.loading import load_encoder
 from clip_jax.models.flops import PEAK_FLOPS, train_flops_per_pair
+from clip_jax.projections import towers_of
 from clip_jax.run_folder import CHECKPOINTS, Lock, Records, make_folder
-from clip_jax.runs import check_same_run, write_config
+from clip_jax.runs import check_same_run, check_same_teachers, write_config
 from clip_jax.state import TrainState
+from clip_jax.teaching import Teachers, open_teachers
 from clip_jax.tokenizer_file import open_tokenizer
 from clip_jax.writers import Progress
 
 _log = logging.getLogger(__name__)
-_SHOWN = ("_r1", "top1", "/overlap_at_20", "/swap_accuracy")  # figures of an evaluation that are printed
+_SHOWN = ("_r1", "top1", "/overlap_at_20", "/swap_accuracy")  # the figures of an evaluation that are printed
 _FEW_BAD = 10  # so many replaced samples never stop a run, however small their share allowed
 
 
@@ -53,9 +55,11 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
     Raises ValueError or FileNotFoundError for a config that cannot work, before the first step; RuntimeError where too
     many steps in a row are not finite, too many samples cannot be read, or the last checkpoint cannot be written.
     """
-    plan = Plan(config)
+    source = open_source(config.source)
+    teachers = open_teachers(config, source)
+    plan = Plan(config, teachers.offers)
     open_tokenizer(config.model.text_cfg)
-    source, opened = open_source(config.source), open_evaluations(config.evals, load=load_encoder)
+    opened = open_evaluations(config.evals, load=load_encoder)
     evaluations = {name: one for name, one in opened.items() if not isinstance(one, Showcase)}  # those have no figures
     began = any((workdir / CHECKPOINTS).glob("[0-9]*"))
     fresh = _first_state(plan) if config.init_from and not began else None  # before there is a folder, if it fails
@@ -65,9 +69,10 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
             stack.enter_context(contextlib.closing(Lock(workdir)))
         plan.check_space(workdir)
         check_same_run(workdir, config)
+        check_same_teachers(workdir, teachers.identities())
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / CHECKPOINTS, config.checkpoint)))
         state = checkpoints.restore(plan.state) or fresh or _first_state(plan)
-        write_config(workdir, config)
+        write_config(workdir, config, teachers.identities())
         start = int(state.step)
         if start >= config.steps:
             _log.info("nothing left to train: %s stands at step %d of %d", workdir, start, config.steps)
@@ -75,7 +80,7 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
         if start:
             _log.info("going on from the checkpoint at step %d", start)
         records = stack.enter_context(contextlib.closing(Records(workdir, start, wandb=config.wandb)))
-        return _Loop(plan, source, evaluations, checkpoints, records).run(state, start, stop)
+        return _Loop(plan, source, teachers, evaluations, checkpoints, records).run(state, start, stop)
 
 
 def _first_state(plan: Plan) -> TrainState:
@@ -87,11 +92,13 @@ class _Loop:
         self,
         plan: Plan,
         source: Source,
+        teachers: Teachers,
         evaluations: Mapping[str, Evaluation],
         checkpoints: Checkpoints,
         records: Records,
     ):
         self._plan, self._config, self._source = plan, plan.config, source
+        self._taught, self._fill = teachers.taught, teachers.on(plan)
         self._evaluations, self._checkpoints, self._records = evaluations, checkpoints, records
         self._clock = _Clock(plan)
 
@@ -110,7 +117,8 @@ class _Loop:
                     batch, bad = next(stream)
                 self._records.bad(step + 1, bad)
                 batch.pop("uid")
-                state, metrics = self._plan.step(state, sharding.to_global(batch, mesh))
+                batch = self._fill(sharding.to_global(batch, mesh), state)
+                state, metrics = self._plan.step(state, batch)
                 if running:
                     self._report(*running, progress)
                 step += 1
@@ -146,6 +154,7 @@ class _Loop:
             start_step=start,
             process=jax.process_index(),
             processes=jax.process_count(),
+            taught=self._taught,
         )
 
     def _report(self, step: int, metrics: Any, progress: Progress) -> None:
@@ -171,7 +180,7 @@ class _Loop:
             )
 
     def _evaluate(self, state: TrainState, step: int, progress: Progress) -> dict[str, float]:
-        weights = state.params if state.ema is None else state.ema
+        weights = towers_of(state.params if state.ema is None else state.ema)
         encoder = Encoder(self._config.model, weights, self._plan.mesh)
         figures = flat_figures(run_evaluations(self._evaluations, encoder))
         if figures:

@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 from collections import namedtuple
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -31,6 +32,7 @@ from clip_jax.interop.recognize import open_weights
 from clip_jax.loading import load_encoder
 from clip_jax.runs import load_run
 from clip_jax.sharding import MeshConfig
+from clip_jax.teachers import Offer
 from clip_jax.train import train
 from tests import small_config
 
@@ -136,8 +138,8 @@ def test_one_compile(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.Mo
     plans: list[Plan] = []
 
     class Seen(Plan):
-        def __init__(self, config: TrainConfig):
-            super().__init__(config)
+        def __init__(self, config: TrainConfig, offers: Mapping[str, Offer]):
+            super().__init__(config, offers)
             plans.append(self)
 
     monkeypatch.setattr(train_module, "Plan", Seen)

@@ -11,6 +11,7 @@ from clip_jax.cli.dry_run import print_plan
 from clip_jax.cli.start import define_process_flags, start
 from clip_jax.experiment import Plan
 from clip_jax.preemption import StopSignal
+from clip_jax.teaching import open_teachers
 from clip_jax.train import train
 
 USAGE = """usage: clip-jax train --config configs/X.py[:argument] --workdir DIR [--config.optim.lr=1e-3 ...] [--dry_run]
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
     config = to_dataclass(edited)
     start(values)
     if dry_run.value:
-        print_plan(Plan(config), Console())
+        print_plan(Plan(config, open_teachers(config).offers), Console())
         return 0
     done = train(config, workdir, stop=StopSignal())
     if jax.process_index() == 0:

@@ -18,10 +18,9 @@ import grain
 import numpy as np
 from absl import flags
 
-from clip_jax.data.images import Augmentation, augment, decode, preprocess
+from clip_jax.data.images import Augmentation, decode
 from clip_jax.data.source import BadSample, Sample, Source
-from clip_jax.tokenizer import Tokenizer
-from clip_jax.tokenizer_file import FileTokenizer
+from clip_jax.data.taught import Target, Taught
 
 _TRIES = 64  # of samples for one place of the stream, the first and those drawn in its stead
 _THREADS = 2  # of this process that make batches where there are no workers; decoding lets go of Python's lock
@@ -31,25 +30,15 @@ _THREADS = 2  # of this process that make batches where there are no workers; de
 class ReadConfig:
     """How batches are made.
 
-    augmentation: of training images. workers: processes that decode, 0 for threads of this one. prefetch: batches made
-    ahead, by each worker. max_bad_share: of the samples drawn so far; past it the run stops and names the shards.
+    augmentation: of training images; None for images as evaluation sees them. workers: processes that decode, 0 for
+    threads of this one. prefetch: batches made ahead, by each worker. max_bad_share: of the samples drawn so far; past
+    it the run stops and names the shards.
     """
 
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation | None = Augmentation()
     workers: int = 2
     prefetch: int = 2
     max_bad_share: float = 0.01
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Target:
-    """What the model takes: image_size in pixels, texts by its tokenizer; how evaluation fits images into the square."""
-
-    image_size: int
-    tokenizer: Tokenizer | FileTokenizer = Tokenizer()
-    resize_mode: Any = "shortest"
-    interpolation: str = "bicubic"
-    fill_color: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,12 +51,16 @@ class Bad:
     reason: str
 
 
+_NOTHING = Taught()
+
+
 class TrainStream:
     """The endless stream, one process's slice of each global batch, from `start_step` on; iterate for (batch, bad).
 
-    batch: image u8[b, S, S, 3], text i32[b, L], uid u64[b], replaced i32[b]; b = batch_size / processes. bad: the
-    replaced samples behind it. The order is a permutation of the source an epoch; augmentation, the choice of a caption
-    and what replaces a bad sample depend on the seed and the position in the stream alone.
+    batch: image u8[b, S, S, 3], text i32[b, L], uid u64[b], replaced i32[b]; b = batch_size / processes; and
+    what `taught` adds for teachers. bad: the replaced samples behind it. The order is a permutation of the source an
+    epoch; augmentation, the choice of a caption and what replaces a bad sample depend on the seed and the position in the
+    stream alone.
     """
 
     def __init__(
@@ -81,6 +74,7 @@ class TrainStream:
         start_step: int = 0,
         process: int = 0,
         processes: int = 1,
+        taught: Taught = _NOTHING,
     ):
         if config.workers < 0 or config.prefetch < 1 or not 0 <= config.max_bad_share <= 1:
             raise ValueError(f"{config}: workers at least 0, prefetch at least 1, max_bad_share in [0, 1]")
@@ -90,9 +84,10 @@ class TrainStream:
             raise ValueError(f"batch {batch_size} does not split over {processes} processes")
         local = batch_size // processes
         reader = _StreamReader(
-            source, target, config.augmentation, seed, batch_size, process * local, local, start_step
+            source, target, taught, config.augmentation, seed, batch_size, process * local, local, start_step
         )
-        batches = grain.MapDataset.source(reader).batch(local, drop_remainder=True, batch_fn=_Collate(target.tokenizer))
+        collate = _Collate(target, taught)
+        batches = grain.MapDataset.source(reader).batch(local, drop_remainder=True, batch_fn=collate)
         if config.workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # Grain asks for its own flags, which only absl.app would have set
@@ -105,10 +100,10 @@ class TrainStream:
             )
         self._iterator = iter(dataset)
 
-    def __iter__(self) -> Iterator[tuple[dict[str, np.ndarray], list[Bad]]]:
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], list[Bad]]]:
         return self
 
-    def __next__(self) -> tuple[dict[str, np.ndarray], list[Bad]]:
+    def __next__(self) -> tuple[dict[str, Any], list[Bad]]:
         batch = next(self._iterator)
         return batch, [Bad(**bad) for bad in json.loads(batch.pop("bad").tobytes())]
 
@@ -126,18 +121,19 @@ class _StreamReader:
         self,
         source: Source,
         target: Target,
-        augmentation: Augmentation,
+        taught: Taught,
+        augmentation: Augmentation | None,
         seed: int,
         batch_size: int,
         offset: int,
         local: int,
         start_step: int,
     ):
-        self._source, self._target, self._augmentation = source, target, augmentation
+        self._source, self._target, self._taught, self._augmentation = source, target, taught, augmentation
         self._seed, self._batch, self._offset, self._local, self._start = seed, batch_size, offset, local, start_step
         order = grain.MapDataset.range(len(source)).seed(seed)
         self._order = order.shuffle().repeat()
-        self._min_side = augmentation.min_side(target.image_size)
+        self._min_side = taught.min_side(target, augmentation)
         self._maker = os.getpid()
 
     def __setstate__(self, state: dict[str, Any]):
@@ -158,12 +154,12 @@ class _StreamReader:
             try:
                 sample = self._source[chosen]
                 rng = np.random.default_rng((self._seed, place))
-                image, caption = self._make(sample, rng)
+                made = self._make(sample, rng)
             except BadSample as error:
                 where = {"uid": self._source.uid(chosen), "shard": self._source.shard(chosen), "reason": error.reason}
                 bad.append({"index": place} | where)
                 continue
-            return {"image": image, "caption": caption, "uid": sample.uid, "bad": bad}
+            return made | {"uid": sample.uid, "bad": bad}
         raise ValueError(
             f"{_TRIES} samples in a row, drawn from all of {self._source.name!r}, cannot be read; "
             f"the last one, in {bad[-1]['shard']}: {bad[-1]['reason']}"
@@ -175,14 +171,15 @@ class _StreamReader:
             return cast(int, self._order[place])
         return int(np.random.default_rng((self._seed, place, attempt)).integers(len(self._source)))
 
-    def _make(self, sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    def _make(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         caption = sample.captions[int(rng.integers(len(sample.captions)))]
         if not caption.strip():
             raise BadSample("empty caption")
         pixels = sample.image
         if isinstance(pixels, bytes):
             pixels = decode(pixels, min_side=self._min_side)
-        return augment(pixels, self._target.image_size, rng, self._augmentation), caption
+        made = self._taught.make(self._target, self._augmentation, sample, pixels, rng)
+        return made | {"caption": caption}
 
 
 @functools.cache  # once a process
@@ -203,14 +200,14 @@ def _follow_the_parent() -> None:
 class _Collate:
     """Samples -> one batch; captions go through the tokenizer together."""
 
-    def __init__(self, tokenizer: Tokenizer | FileTokenizer):
-        self._tokenizer = tokenizer
+    def __init__(self, target: Target, taught: Taught):
+        self._target, self._taught = target, taught
 
-    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         bad = [entry for sample in samples for entry in sample["bad"]]
-        return {
+        return self._taught.collate(self._target, samples) | {
             "image": np.stack([sample["image"] for sample in samples]),
-            "text": self._tokenizer([sample["caption"] for sample in samples]),
+            "text": self._target.tokenizer([sample["caption"] for sample in samples]),
             "uid": np.array([sample["uid"] for sample in samples], np.uint64),
             "replaced": np.array([len(sample["bad"]) for sample in samples], np.int32),
             "bad": np.frombuffer(json.dumps(bad).encode(), np.uint8),
@@ -243,19 +240,12 @@ class _EvalReader:
 
     def __getitem__(self, index: int) -> EvalItem | Bad:
         index = self._indices[index]
-        target = self._target
         try:
             sample = self._source[index]
             pixels = sample.image
             if isinstance(pixels, bytes):
-                pixels = decode(pixels, min_side=target.image_size)
-            image = preprocess(
-                pixels,
-                target.image_size,
-                resize_mode=target.resize_mode,
-                interpolation=target.interpolation,
-                fill_color=target.fill_color,
-            )
+                pixels = decode(pixels, min_side=self._target.image_size)
+            image = self._target.plain(pixels)
         except BadSample as error:
             return Bad(index=index, uid=self._source.uid(index), shard=self._source.shard(index), reason=error.reason)
         return EvalItem(index=index, image=image, captions=sample.captions, label=sample.label)

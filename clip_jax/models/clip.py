@@ -93,13 +93,21 @@ class CLIP(nnx.Module):
 
         key: of this training step, for what the tower does at random and for batch norms; None outside training.
         """
-        if images.dtype == jnp.uint8:
-            images = normalize_pixels(images, self.config.preprocess_cfg)
-        return unit(self.visual(images.astype(self.config.dtype), key))
+        return unit(self.image_features(images, key))
 
     def encode_text(self, tokens: jax.Array) -> jax.Array:
         """i32[B, L] -> unit-norm f32[B, E]."""
-        return unit(self.text(tokens, jnp.dtype(self.config.dtype)))
+        return unit(self.text_features(tokens))
+
+    def image_features(self, images: jax.Array, key: jax.Array | None = None, **options: Any) -> jax.Array:
+        """As encode_image, before the norm: [B, E] in the compute dtype. options: of the tower (patch_dropout of a ViT)."""
+        if images.dtype == jnp.uint8:
+            images = normalize_pixels(images, self.config.preprocess_cfg)
+        return self.visual(images.astype(self.config.dtype), key, **options)
+
+    def text_features(self, tokens: jax.Array) -> jax.Array:
+        """As encode_text, before the norm: [B, E] in the compute dtype."""
+        return self.text(tokens, jnp.dtype(self.config.dtype))
 
     def scale(self) -> jax.Array:
         """exp(logit_scale), the factor on cosines: f32[]."""

@@ -79,13 +79,19 @@ class VisionTransformer(nnx.Module):
         self.proj = Linear(width, embed_dim, std=scale, bias=False, rngs=rngs) if token else None
         self.head = None if token else AttentionPool(block, rngs=rngs)
 
-    def __call__(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """[B, S, S, 3], normalised -> [B, E]. S: image_size. key: of a training step; turns patch dropout on."""
+    def __call__(
+        self, images: jax.Array, key: jax.Array | None = None, *, patch_dropout: float | None = None
+    ) -> jax.Array:
+        """[B, S, S, 3], normalised -> [B, E]. S: image_size. key: of a training step; turns patch dropout on.
+
+        patch_dropout: instead of the configuration's.
+        """
+        dropout = self.config.patch_dropout if patch_dropout is None else patch_dropout
         x = self.patch_embedding(patchify(images, self.config.patch_size))
         positions = self.positional_embedding[...].astype(x.dtype)
         x = x + positions[None, -x.shape[1] :]
-        if key is not None and self.config.patch_dropout > 0:
-            x = drop_patches(x, self.config.patch_dropout, key)
+        if key is not None and dropout > 0:
+            x = drop_patches(x, dropout, key)
         if self.class_embedding is not None:
             token = self.class_embedding[...].astype(x.dtype) + positions[0]
             x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, x.shape[2])), x], axis=1)
