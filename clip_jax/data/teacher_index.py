@@ -15,7 +15,7 @@ import numpy as np
 
 from clip_jax.data.source import Source
 from clip_jax.data.teacher_manifest import INDEX, MANIFEST, UNFINISHED, Manifest
-from clip_jax.data.teacher_shards import FileInfo, map_tensors, shard_name, write_durably, write_tensors
+from clip_jax.data.teacher_shards import FileInfo, map_tensors, write_durably, write_tensors
 
 
 def finish_store(folder: str | Path, manifest: Manifest, shards: Sequence[FileInfo]) -> Manifest:
@@ -24,12 +24,8 @@ def finish_store(folder: str | Path, manifest: Manifest, shards: Sequence[FileIn
     Raises ValueError for a shard out of its place and a uid in two shards. What only an unfinished store holds is removed.
     """
     folder = Path(folder).expanduser()
-    for number, shard in enumerate(shards):
-        if shard.file != shard_name(number):
-            raise ValueError(f"{folder}: {shard.file} stands where {shard_name(number)} belongs; give shards in order")
-    tensors = build_index(folder, shards)
-    index = write_tensors(folder / INDEX, tensors)
-    finished = dataclasses.replace(manifest, shards=tuple(shards), index=index)
+    listed = dataclasses.replace(manifest, shards=tuple(shards))
+    finished = dataclasses.replace(listed, index=write_tensors(folder / INDEX, build_index(folder, shards)))
     write_durably(folder / MANIFEST, [finished.to_json().encode()])
     for left in (folder / UNFINISHED, *folder.glob(".*.draft")):
         left.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from clip_jax.data.images import Augmentation, draw_view
-from clip_jax.data.teacher_shards import DTYPES, FileInfo, write_durably
+from clip_jax.data.teacher_shards import DTYPES, FileInfo, shard_name, write_durably
 from clip_jax.data.views import View
 
 VERSION = 1
@@ -102,6 +102,10 @@ class Manifest:
                 )
         if self.rows_per_shard < 1:
             raise ValueError(f"teacher store: rows_per_shard {self.rows_per_shard}; give a positive number")
+        files = [(shard.file, shard_name(number)) for number, shard in enumerate(self.shards)]
+        for found, wanted in (*files, *([(self.index.file, INDEX)] if self.index else [])):
+            if found != wanted:
+                raise ValueError(f"teacher store: {found} stands where {wanted} belongs; give all files in order")
 
     @property
     def image_views(self) -> int:
@@ -199,14 +203,12 @@ def _typed(wanted: Any, given: Any, where: str) -> Any:
     if type(None) in options:
         return None if given is None else _typed(options[0], given, where)
     if get_origin(wanted) is tuple:
-        if not isinstance(given, list) or (options[-1] is not ... and len(given) != len(options)):
-            raise ValueError(
-                f"{where} is {_short(given)}; a list of {'' if options[-1] is ... else len(options)} belongs there"
-            )
-        kinds = [options[0]] * len(given) if options[-1] is ... else options
-        return tuple(
-            _typed(kind, value, f"{where}[{i}]") for i, (kind, value) in enumerate(zip(kinds, given, strict=True))
-        )
+        kinds = options[:-1] * len(given) if options[-1] is ... and isinstance(given, list) else options
+        if not isinstance(given, list) or len(given) != len(kinds):
+            count = "" if options[-1] is ... else f" of {len(options)}"
+            raise ValueError(f"{where} is {_short(given)}; a list{count} belongs there")
+        pairs = enumerate(zip(kinds, given, strict=True))
+        return tuple(_typed(kind, value, f"{where}[{number}]") for number, (kind, value) in pairs)
     if dataclasses.is_dataclass(wanted):
         return _dataclass(wanted, given, where)
     kind = dict if get_origin(wanted) is Mapping else wanted

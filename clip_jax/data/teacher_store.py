@@ -4,19 +4,18 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from clip_jax.data.source import Source
 from clip_jax.data.teacher_check import check_file, check_index
 from clip_jax.data.teacher_index import distinct_samples
 from clip_jax.data.teacher_manifest import Manifest, read_manifest
-from clip_jax.data.teacher_shards import caption_key, map_tensors
+from clip_jax.data.teacher_shards import DTYPES, caption_key, map_tensors
 from clip_jax.data.views import View
 
 _log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ class TeacherStore:
         if views.size and (views.min() < 0 or views.max() >= self.manifest.image_views):
             raise IndexError(f"{self.folder}: view {views.min()} or {views.max()} of {self.manifest.image_views}")
         places = zip(shards.tolist(), inner.tolist(), views.tolist(), strict=True)
-        return self._collect([self._shard(shard)["image"][row, view] for shard, row, view in places])
+        return self._collect((self._shard(shard)["image"][row, view] for shard, row, view in places), len(inner))
 
     def text(self, rows: np.ndarray, captions: Sequence[str]) -> np.ndarray:
         """Text embeddings f32[n, D] of one caption of each row. Raises ValueError for one that the row does not have."""
@@ -96,7 +95,7 @@ class TeacherStore:
                     f"{self.folder}: sample {tensors['uid'][row]} has no caption {caption!r} among its {len(keys)}; the "
                     "data set's captions have changed since the store was made: run clip-jax embed again"
                 ) from None
-        return self._collect(found)
+        return self._collect(found, len(inner))
 
     def view(self, row: int, number: int) -> View:
         """How stored view `number` of a row was made. Raises ValueError for a store without views."""
@@ -121,13 +120,13 @@ class TeacherStore:
                 "data set, or run clip-jax embed on this one"
             )
 
-    def _collect(self, rows: list[np.ndarray]) -> np.ndarray:
-        if not rows:
-            return np.zeros((0, self.manifest.teacher.embed_dim), np.float32)
-        stacked = np.stack(rows)
-        if stacked.dtype != ml_dtypes.bfloat16:
-            return stacked
-        return (stacked.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)  # bf16 is the upper half
+    def _collect(self, rows: Iterable[np.ndarray], count: int) -> np.ndarray:
+        stored = np.empty((count, self.manifest.teacher.embed_dim), DTYPES[self.manifest.dtype])
+        for number, row in enumerate(rows):
+            stored[number] = row
+        if stored.dtype == np.float32:
+            return stored
+        return (stored.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)  # bf16 is the upper half
 
     def _locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(shard i64[n], row within it i64[n])."""
