@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.source import Source
+from clip_jax.data.source import BadSample, Source
 from clip_jax.data.teacher_check import check_file, check_index
 from clip_jax.data.teacher_index import distinct_samples
 from clip_jax.data.teacher_manifest import Manifest, read_manifest
@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 _OPEN_SHARDS = 512  # each takes a file descriptor, of which a process may hold 1,024 by default
 _LOG_SECONDS = 10
+_PROBED = 16  # samples whose captions are looked up
 
 
 class TeacherStore:
@@ -107,7 +108,8 @@ class TeacherStore:
         return View.from_row(self._shard(int(shards[0]))["view"][int(inner[0]), number])
 
     def check_source(self, source: Source) -> None:
-        """Raises ValueError unless every sample of `source` is in the store, or known there as one that cannot be read."""
+        """Raises ValueError unless every sample of `source` is in the store, or known there as one that cannot be read, and
+        a few samples, which it reads, have no caption but those of the store."""
         uids, indices = distinct_samples(source)
         index = self._index()
         missing = np.flatnonzero(~(_among(uids, index["uid"]) | _among(uids, index["bad"])))
@@ -119,6 +121,13 @@ class TeacherStore:
                 f"{source.name!r}, e.g. {examples}; it was made of the {made.samples:,} samples of {made.name!r}. Give that "
                 "data set, or run clip-jax embed on this one"
             )
+        there = np.flatnonzero(self.rows(uids) >= 0) if self.manifest.captions else np.zeros(0, np.int64)
+        for place in there[np.unique(np.linspace(0, max(0, len(there) - 1), min(_PROBED, len(there))).astype(int))]:
+            try:
+                captions = source[int(indices[place])].captions
+            except BadSample:
+                continue
+            self.text(np.repeat(self.rows(uids[place : place + 1]), len(captions)), captions)
 
     def _collect(self, rows: Iterable[np.ndarray], count: int) -> np.ndarray:
         stored = np.empty((count, self.manifest.teacher.embed_dim), DTYPES[self.manifest.dtype])

@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from clip_jax.data import teacher_shards, teacher_store
 from clip_jax.data.images import Augmentation
-from clip_jax.data.source import Sample
+from clip_jax.data.source import BadSample, Sample
 from clip_jax.data.teacher_index import distinct_samples, finish_store
 from clip_jax.data.teacher_manifest import (
     MANIFEST,
@@ -64,14 +64,16 @@ class Pets:
 
     name, classes = "pets", ()
 
-    def __init__(self, uids: np.ndarray):
-        self.uids = uids.tolist()
+    def __init__(self, uids: np.ndarray, said: int = 0):
+        self.uids, self.said = uids.tolist(), said
 
     def __len__(self) -> int:
         return len(self.uids)
 
     def __getitem__(self, index: int) -> Sample:
-        raise AssertionError("a check reads no sample")
+        if index % ROWS == 3:
+            raise BadSample("damaged")
+        return Sample(uid=self.uids[index], image=b"", captions=(f"{self.uids[index]} said {self.said}",))
 
     def shard(self, index: int) -> str:
         return f"{index // ROWS:05d}.tar"
@@ -297,9 +299,16 @@ def test_what_the_store_does_not_have(tmp_path, folder):
         plain.view(0, 0)
 
 
-def test_a_store_of_another_data_set(folder):
-    store = TeacherStore(folder)
-    uids = np.concatenate([np.concatenate([shard.uid, shard.bad]) for shard in content()])
+def test_a_store_of_another_data_set(tmp_path):
+    shards = content()
+    said = [[[f"{uid} said 0"] for uid in shard.uid.tolist()] for shard in shards]
+    text = unit(np.random.default_rng(0), ROWS - 1, DIM)
+    shards = [
+        dataclasses.replace(shard, captions=captions, text=text) for shard, captions in zip(shards, said, strict=True)
+    ]
+    write(tmp_path / "s", FULL, shards)
+    store = TeacherStore(tmp_path / "s")
+    uids = np.concatenate([np.insert(shard.uid, 3, shard.bad) for shard in shards])
     store.check_source(Pets(uids))
     store.check_source(Pets(np.concatenate([uids, uids[:5]])))
     strange = np.array([1, 2, 3, 4, 5], np.uint64)
@@ -309,6 +318,10 @@ def test_a_store_of_another_data_set(folder):
         "it lacks 5 of the 35 samples of 'pets', e.g. 1 in 00003.tar, 2 in 00003.tar, 3 in 00003.tar; it was made of"
     )
     assert message in str(caught.value)
+    with pytest.raises(
+        ValueError, match=rf"has no caption '{uids[0]} said 1' among its 1; the data set's captions have"
+    ):
+        store.check_source(Pets(uids, said=1))
 
 
 def test_distinct_samples_keep_the_sources_order():
