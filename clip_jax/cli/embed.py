@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
     teacher, samples = load(model.value, dtype=config.dtype), ShardedSamples(open_source(source), config.rows_per_shard)
     found = ClipRetrieval(retrieval.value, samples.source) if retrieval.value else None
     if found is not None:
-        config = imported_config(config, found, teacher, captions_wanted=values["captions"].present)
+        config = imported_config(config, found, teacher, captions_wanted=bool(values["captions"].present))
     plan = plan_store(teacher, model.value, samples, source, augmentation, config)
     folder = Path(store.value)
     with contextlib.closing(StoreWriting(folder, samples, plan, config.max_bad_share)) as writing:
