@@ -37,7 +37,8 @@ def values(outcome) -> dict[str, float]:
 def random_found(seed: int, *, images: int = 60, queries: int = 40, texts: int = 40, classes: int = 0):
     """Random embeddings; which caption says what, and the labels, are the same for all seeds."""
     rng, same = np.random.default_rng(seed), np.random.default_rng(0)
-    captions = [(i, f"text {same.integers(texts)}", rng.standard_normal(8)) for i in range(queries)]
+    owners = sorted(same.permutation(images)[:queries].tolist())
+    captions = [(i, f"text {same.integers(texts)}", rng.standard_normal(8)) for i in owners]
     words = {text: row for _, text, row in captions}
     captions = [(i, text, words[text]) for i, text, _ in captions]
     label = same.integers(classes, size=images).tolist() if classes else ()

@@ -156,6 +156,34 @@ def test_against_a_teacher(monkeypatch):
     assert blind["teacher_swap_accuracy"].value == 1
 
 
+def test_a_noun_query_counts_once_for_each_of_its_colours(monkeypatch):
+    class Naming(FixedEncoder):
+        """Knows cats by its first axis, and dogs by `dog`."""
+
+        def __init__(self, found, dog):
+            super().__init__(found)
+            self._dog = dog
+
+        def texts(self, texts):
+            return np.array([[1, 0] if "cat" in text else self._dog for text in texts], np.float32)
+
+    captions = [("a red cat",), ("a blue cat",), ("a red dog",)]
+    found = embedded([[1, 0], [0.9, 0], [0, 1]])
+    config = ColorsConfig(top=1, teacher="t")
+    figures = opened(monkeypatch, captions, config, Naming(found, [0, 1]))(Naming(found, [1, 0])).figures
+    assert figures["noun_overlap_at_1"].value == pytest.approx(2 / 3)  # "a cat" twice, "a dog" once
+
+
+def test_a_told_image_that_cannot_be_read_is_left_out(monkeypatch):
+    captions = [("a red cat",), ("a blue cat",), ("a green cat",), ("a pink cat",)]
+    found = embedded([meaning("red"), meaning("green"), meaning("pink")], bad_count=1)
+    found = dataclasses.replace(found, index=np.array([0, 2, 3]))
+    outcome = opened(monkeypatch, captions, ColorsConfig(top=1))(Meaning(found))
+    assert outcome.figures["swap_accuracy"].value == 1
+    assert outcome.figures["color_precision_at_1"].value == 3 / 4  # nothing is blue
+    assert outcome.counts == {"images": 3, "queries": 4, "nouns": 1, "unreadable": 1}
+
+
 def test_only_the_first_samples_are_read(monkeypatch):
     words = [f"a {color} cat" for color in COLORS]
     found = embedded([meaning(text) for text in words[:5]])
