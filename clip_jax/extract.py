@@ -27,7 +27,7 @@ from clip_jax.store_writing import FEW_BAD, StoreWriting
 from clip_jax.writers import MovingLine, bar, clock
 
 _RUNNING = 2  # batches on the devices at once
-_SHOWN = 16  # samples between two looks at the progress
+_SHOWN = 0.1  # seconds between two looks at the progress
 
 
 def extract(model: Model, store: StoreWriting, batch_size: int) -> None:
@@ -162,7 +162,8 @@ def _watched(
 ) -> Iterator[TeacherItem | Bad]:
     """The items, while the line says how many have come, how fast since the first batch of so many, and what share of the
     time went into waiting for them."""
-    began, before, waited, asked = time.monotonic(), 0, 0.0, time.monotonic()
+    began = asked = shown = time.monotonic()
+    before, waited = 0, 0.0
     for done, item in enumerate(items, 1):
         now = time.monotonic()
         waited += now - asked
@@ -170,7 +171,8 @@ def _watched(
             began, before, waited = now, done, 0.0
         spent = max(now - began, 1e-9)
         rate = (done - before) / spent
-        if rate and (done == total or done % _SHOWN == 0):
+        if rate and (done == total or now - shown > _SHOWN):
+            shown = now
             line.show(
                 f"{bar(done, total)} sample {done:,}/{total:,}  {rate:,.0f} samples/s  reader wait {waited / spent:.0%}  "
                 f"ETA {clock((total - done) / rate)}",

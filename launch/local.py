@@ -21,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--command", choices=("train", "evaluate"), default="train", help="of clip-jax")
+    parser.add_argument("--command", choices=("train", "evaluate", "embed"), default="train", help="of clip-jax")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command, after --")
     args = parser.parse_args()
     with socket.socket() as free:
