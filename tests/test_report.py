@@ -528,8 +528,8 @@ def test_command_line(run, capsys, monkeypatch):
     assert all(words[words.index("--workdir") + 1].startswith(str(run)) for words in tries)
 
 
-def test_command_line_wants_one_folder():
-    with pytest.raises(ValueError, match="give one run folder"):
+def test_command_line_wants_a_folder():
+    with pytest.raises(ValueError, match="give a run folder"):
         command.main(["clip-jax report"])
 
 

@@ -1,5 +1,6 @@
 """clip-jax evaluate: a run's checkpoint through its evaluations, as a table and JSON."""
 
+import dataclasses
 from pathlib import Path
 from typing import cast, get_args
 
@@ -11,15 +12,17 @@ from rich.console import Console
 from clip_jax.cli.configs import parse, take_config, to_dataclass
 from clip_jax.cli.start import define_process_flags, start
 from clip_jax.evals.embed import Encoder
+from clip_jax.evals.speed import measure_speed
 from clip_jax.evals.suite import open_evaluations, run_evaluations, table, write_json
 from clip_jax.loading import load_encoder
+from clip_jax.plain import to_dict
 from clip_jax.run_folder import EVALUATION, PICTURES
 from clip_jax.runs import Weights, load_run
 
 USAGE = """usage: clip-jax evaluate WORKDIR [--weights auto|ema|raw] [--step N] [--config configs/X.py]
 
-Runs the evaluations of the run's config (or of another config) on its best or newest checkpoint, and writes
-WORKDIR/evaluation.json."""
+Runs the evaluations of the run's config (or of another config) on its best or newest checkpoint, times its towers, and
+writes WORKDIR/evaluation.json."""
 
 
 def main(argv: list[str]) -> int:
@@ -46,14 +49,19 @@ def main(argv: list[str]) -> int:
         )
     opened = open_evaluations(evals, load=load_encoder)
     outcomes = run_evaluations(opened, Encoder(run.config.model, run.params, run.mesh))
+    speed = measure_speed(run.config.model, run.params, run.mesh)
     if jax.process_index() > 0:
         return 0
-    about = {"run": folder.name, "step": run.step, "weights": run.weights}
-    write_json(folder / EVALUATION, outcomes, about)
+    about = {"run": folder.name, "step": run.step, "weights": run.weights, "speed": dataclasses.asdict(speed)}
+    write_json(folder / EVALUATION, outcomes, about | {"evals": to_dict(evals)})
     pictures = {f"{name}/{key}": array for name, outcome in outcomes.items() for key, array in outcome.pictures.items()}
     if pictures:
         np.savez_compressed(folder / PICTURES, **pictures)
     console = Console()
     console.print(f"{folder}, step {run.step:,}, {run.weights} weights")
     console.print(table(outcomes))
+    console.print(
+        f"encodes {speed.images:,.0f} images/s and {speed.texts:,.0f} texts/s in batches of {speed.batch_size} on "
+        f"{speed.device}, {speed.dtype}"
+    )
     return 0

@@ -1,4 +1,4 @@
-"""clip-jax report: a run folder as one HTML page."""
+"""clip-jax report: a run folder as one HTML page, or several side by side on one."""
 
 import shutil
 import sys
@@ -9,19 +9,27 @@ from absl import flags
 
 from clip_jax.cli.configs import parse
 from clip_jax.report import write_report
+from clip_jax.report.beside import write_beside
 
-USAGE = """usage: clip-jax report WORKDIR
+USAGE = """usage: clip-jax report WORKDIR [MORE ...] [--out FILE]
 
-Draws the run in WORKDIR as WORKDIR/report.html, one file that loads nothing else. It may be drawn while the run goes on."""
+Draws the run in WORKDIR as WORKDIR/report.html, one file that loads nothing else. It may be drawn while the run goes on.
+Several runs are drawn side by side as WORKDIR/beside.html: give the teacher first, then its students."""
 
 
 def main(argv: list[str]) -> int:
     """Exit code 0 once the page is written."""
-    folders = parse(flags.FlagValues(), argv, USAGE)
-    if len(folders) != 1:
-        raise ValueError(f"give one run folder, got {folders or 'none'}; see clip-jax report --help")
+    values = flags.FlagValues()
+    out = flags.DEFINE_string("out", None, "the page's file, in place of the one in WORKDIR", flag_values=values)
+    folders = [Path(folder) for folder in parse(values, argv, USAGE)]
+    if not folders:
+        raise ValueError("give a run folder, or several to see them side by side; see clip-jax report --help")
+    file = Path(out.value) if out.value else None
+    if file and not file.parent.is_dir():
+        raise ValueError(f"--out {file}: there is no folder {file.parent}; make it first")
     jax.config.update("jax_platforms", "cpu")  # it only counts parameters: leave devices to the run that trains
-    print("\n".join(write_report(Path(folders[0]), _command()).lines))
+    report = write_beside(folders, _command(), file) if folders[1:] else write_report(folders[0], _command(), file)
+    print("\n".join(report.lines))
     return 0
 
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from clip_jax.evals.protocol import is_share
 from clip_jax.report.plots import Line, chart
-from clip_jax.report.read import Recorded, Series
+from clip_jax.report.read import Recorded, Series, evaluation_of
 from clip_jax.report.words import figure_words, listing, percent
 
 
@@ -17,7 +17,8 @@ def curves(run: Recorded) -> list[dict[str, Any]]:
     config, metrics = run.config, run.metrics
     weights = dict(config.objective.weights)
     terms = [name for name in weights if name in metrics] if len(weights) > 1 else []
-    guess = weights["info_nce"] * math.log(config.batch_size) if list(weights) == ["info_nce"] else None
+    only = weights["info_nce"] if list(weights) == ["info_nce"] else None
+    guess = only * math.log(config.batch_size) if isinstance(only, (int, float)) else None
     dotted = f"Dotted: {guess:.2f}, the loss of guessing within a batch of {config.batch_size:,}." if guess else ""
     largest = np.nanmax(metrics["grad_norm"].values, initial=0.0) if "grad_norm" in metrics else 0.0
     clip = config.optim.clip_norm if 0 < config.optim.clip_norm <= largest else None
@@ -60,7 +61,7 @@ def skips(run: Recorded) -> str:
 
 def evaluation_curves(run: Recorded) -> list[dict[str, Any]]:
     """One drawing an evaluation that was made more than once."""
-    names = list(dict.fromkeys(key.rpartition("/")[0] for key in run.metrics if "/" in key))
+    names = list(dict.fromkeys(filter(None, (evaluation_of(key, run.config) for key in run.metrics))))
     found = []
     for number, name in enumerate(names):
         figures = [key.rpartition("/")[2] for key in run.metrics if key.rpartition("/")[0] == name]

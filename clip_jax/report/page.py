@@ -1,7 +1,6 @@
 """A run folder as one HTML page that needs nothing else: curves, tables against chance, pictures, failures, what next."""
 
 import dataclasses
-import importlib.resources
 import math
 import shlex
 from collections.abc import Mapping
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from clip_jax.evals.protocol import Outcome, is_share
 from clip_jax.models.clip import count_parameters
@@ -17,6 +15,7 @@ from clip_jax.plain import to_dict
 from clip_jax.report.curves import curves, evaluation_curves, skips, speed_curves
 from clip_jax.report.plots import data_uri, heat
 from clip_jax.report.read import Recorded, Series, read_run
+from clip_jax.report.render import render
 from clip_jax.report.words import (
     OWN_DATA,
     failed,
@@ -27,8 +26,10 @@ from clip_jax.report.words import (
     loader_wait,
     model_words,
     next_steps,
+    objective_words,
     percent,
     source_words,
+    teacher_words,
     times,
     value_words,
     verdict,
@@ -48,17 +49,14 @@ class Report:
     lines: list[str]
 
 
-def write_report(folder: Path, command: str = "clip-jax") -> Report:
-    """Draws folder/report.html. `command`: how clip-jax is called here, for the commands that it suggests.
+def write_report(folder: Path, command: str = "clip-jax", out: Path | None = None) -> Report:
+    """Draws folder/report.html, or the file `out`. `command`: how clip-jax is called here, for the commands that it suggests.
 
     Raises FileNotFoundError for a folder that is no run's or has no figures yet.
     """
     run = read_run(folder)
-    template = importlib.resources.files("clip_jax").joinpath("assets/report.html.j2").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    text = page.from_string(template).render(_content(run, command))
-    path = folder / REPORT
-    path.write_text(text, encoding="utf-8")
+    path = out or folder / REPORT
+    path.write_text(render("report.html.j2", _content(run, command)), encoding="utf-8")
     return Report(path=path, lines=_lines(run, path, command))
 
 
@@ -95,7 +93,8 @@ def _facts(run: Recorded) -> list[tuple[str, str]]:
         ("Model", model_words(config.model)),
         ("Parameters", f"{parameters:,}"),
         ("Trained on", source_words(config.source)),
-        ("Objective", listing([f"{name} x {weight:g}" for name, weight in config.objective.weights.items()])),
+        ("Objective", objective_words(config.objective)),
+        *([("Teachers", listing([*map(teacher_words, config.teachers.values())]))] if config.teachers else []),
         ("Steps", f"{run.step:,}{of}"),
         ("Batch", f"{config.batch_size:,} pairs"),
         ("Pairs seen", f"{run.step * config.batch_size:,}"),
@@ -117,7 +116,7 @@ def _tables(run: Recorded) -> list[dict[str, Any]]:
                 "times": (times(number) if is_share(figure) else "") or "-",
                 "verdict": verdict(figure, number, outcome.counts),
                 "width": f"{100 * min(max(number.value, 0.0), 1.0):.1f}" if math.isfinite(number.value) else "0",
-                "mark": None if number.chance is None else f"{100 * number.chance:.1f}",
+                "mark": None if number.chance is None else f"{100 * max(number.chance, 0.0):.1f}",
                 "bar": is_share(figure),
             }
             for figure, number in outcome.figures.items()
@@ -209,6 +208,10 @@ def _speed(run: Recorded) -> list[tuple[str, str]]:
         facts.append(("Model FLOPs utilization", percent(_middle(run.timing["mfu"]))))
     else:
         facts.append(("Model FLOPs utilization", "unknown on this device"))
+    if run.speed:
+        facts.append(
+            ("Encoding", f"{run.speed.images:,.0f} images/s, {run.speed.texts:,.0f} texts/s ({run.speed.device})")
+        )
     facts.append(("Samples replaced", f"{run.last('replaced'):,.0f} of {run.step * run.config.batch_size:,}"))
     facts.append(("Steps skipped", f"{run.last('skipped'):,.0f} of {run.step:,}"))
     return facts

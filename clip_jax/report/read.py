@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.evals.protocol import Figure, Outcome
+from clip_jax.evals.speed import Speed
 from clip_jax.experiment import TrainConfig
 from clip_jax.run_folder import CONFIG, EVALUATION, METRICS, PICTURES, TIMING
 from clip_jax.runs import read_config
@@ -38,7 +39,8 @@ class Recorded:
     """All that a run wrote down.
 
     metrics, timing: by name. outcomes: of the final evaluation by name, and about what it was of; where measured is
-    False there is none yet, and they are the last ones made in training, without chance. bad: replaced samples by shard,
+    False there is none yet, and they are the last ones made in training, without chance. speed: of encoding, on the
+    machine of the evaluation; None where it is unknown. bad: replaced samples by shard,
     reasons: by reason. date: "2026-11-22 10:25 UTC" of the evaluation, else of the last figures. problems: files that
     could not be read in full, one sentence each.
     """
@@ -52,13 +54,15 @@ class Recorded:
     outcomes: dict[str, Outcome]
     measured: bool
     about: dict[str, Any]
+    speed: Speed | None
     date: str
     problems: list[str]
 
     @property
     def step(self) -> int:
-        """The last one that was logged."""
-        return max(int(series.steps[-1]) for series in self.metrics.values())
+        """The last one that was logged; of a run without figures, the one that was evaluated."""
+        logged = [int(series.steps[-1]) for series in self.metrics.values()]
+        return max(logged) if logged else int(self.about.get("step", 0))
 
     @property
     def seconds(self) -> float:
@@ -83,8 +87,10 @@ class Recorded:
         return float(self.metrics[name].values[-1]) if name in self.metrics else 0.0
 
 
-def read_run(folder: Path) -> Recorded:
-    """Raises FileNotFoundError for a folder that is no run's or has no figures yet, saying what to do; ValueError for a
+def read_run(folder: Path, *, bare: bool = False) -> Recorded:
+    """bare: a run without figures is read too, which is then one of its problems.
+
+    Raises FileNotFoundError for a folder that is no run's or has no figures yet, saying what to do; ValueError for a
     config that cannot be read. Whatever else is missing or damaged becomes a problem, not an error."""
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder} is no run folder: it has no {CONFIG}; give the --workdir of clip-jax train")
@@ -93,18 +99,21 @@ def read_run(folder: Path) -> Recorded:
     metrics = _series(folder / METRICS, problems)
     if not metrics:
         lack = "is empty" if (folder / METRICS).is_file() else "is missing"
-        raise FileNotFoundError(
-            f"{folder} has no figures yet: {METRICS} {lack}; run clip-jax train for config.log_every = "
-            f"{config.log_every} steps or more, then draw the report again"
-        )
+        if not bare:
+            raise FileNotFoundError(
+                f"{folder} has no figures yet: {METRICS} {lack}; run clip-jax train for config.log_every = "
+                f"{config.log_every} steps or more, then draw the report again"
+            )
+        problems.append(f"{METRICS} {lack}: nothing is known of the training.")
     bad = [row for file in sorted(folder.glob("bad_samples*.jsonl")) for row in _rows(file, problems)]
     about, outcomes = _evaluation(folder / EVALUATION, problems)
     measured = bool(outcomes)
     for name, pictures in _pictures(folder / PICTURES, problems).items():
         outcomes[name] = dataclasses.replace(outcomes.get(name, _EMPTY), pictures=pictures)
     if not measured:
-        outcomes |= _measured_in_training(metrics)
-    stamp = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime((folder / METRICS).stat().st_mtime))
+        outcomes |= _measured_in_training(metrics, config)
+    newest = folder / (METRICS if metrics else CONFIG)
+    stamp = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(newest.stat().st_mtime))
     return Recorded(
         folder=folder,
         config=config,
@@ -115,6 +124,7 @@ def read_run(folder: Path) -> Recorded:
         outcomes=outcomes,
         measured=measured,
         about=about,
+        speed=_speed(about, problems),
         date=str(about["time"]).replace("T", " ")[:16] + " UTC" if "time" in about else stamp,
         problems=problems,
     )
@@ -149,12 +159,18 @@ def _rows(file: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
         problems.append(f"{file.name}: {damaged} damaged {'line' if damaged == 1 else 'lines'} left out.")
 
 
-def _measured_in_training(metrics: dict[str, Series]) -> dict[str, Outcome]:
+def evaluation_of(key: str, config: TrainConfig) -> str:
+    """The evaluation that a figure of metrics.jsonl, `name/figure`, belongs to; "" for what is none, as is a loss of one of
+    several teachers, `loss/teacher`."""
+    name = key.rpartition("/")[0]
+    return "" if name in config.objective.weights and name not in config.evals else name
+
+
+def _measured_in_training(metrics: dict[str, Series], config: TrainConfig) -> dict[str, Outcome]:
     figures: dict[str, dict[str, Figure]] = {}
     for key, series in metrics.items():
-        name, _, figure = key.rpartition("/")
-        if name:
-            figures.setdefault(name, {})[figure] = Figure(value=float(series.values[-1]), chance=None)
+        if name := evaluation_of(key, config):
+            figures.setdefault(name, {})[key.rpartition("/")[2]] = Figure(value=float(series.values[-1]), chance=None)
     return {name: Outcome(figures=named, counts={}) for name, named in figures.items()}
 
 
@@ -173,6 +189,19 @@ def _evaluation(file: Path, problems: list[str]) -> tuple[dict[str, Any], dict[s
     except (ValueError, KeyError, TypeError, AttributeError):
         problems.append(f"{file.name} is damaged and was left out; evaluate the run again.")
         return {}, {}
+
+
+def _speed(about: dict[str, Any], problems: list[str]) -> Speed | None:
+    if "speed" not in about:
+        return None
+    try:
+        speed = Speed(**about["speed"])
+        if speed.images > 0 and speed.texts > 0:
+            return speed
+    except TypeError:
+        pass
+    problems.append(f"about.speed in {EVALUATION} is none that this report knows; evaluate the run again.")
+    return None
 
 
 def _pictures(file: Path, problems: list[str]) -> dict[str, dict[str, np.ndarray]]:

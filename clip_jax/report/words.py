@@ -12,8 +12,10 @@ from clip_jax.data.sources import MixtureConfig
 from clip_jax.evals.protocol import Figure, Outcome, is_share
 from clip_jax.models.clip import CLIPConfig
 from clip_jax.models.presets import NAMES, preset
+from clip_jax.objectives import ObjectiveConfig, Ramp
 from clip_jax.plain import to_dict
 from clip_jax.report.read import Recorded
+from clip_jax.teachers import AverageTeacher, LiveTeacher, StoreTeacher, TeacherConfig
 
 _HEADLINES = ("text_to_image_r1", "top1")  # the figure that speaks for an evaluation, else its first
 _SLOW_LOADER = 0.2  # share of the time
@@ -43,7 +45,7 @@ class Headline:
     @property
     def times(self) -> float:
         """How many times chance; 0 where either is unknown."""
-        if not self.number.chance or not math.isfinite(self.number.value):
+        if not self.number.chance or self.number.chance < 0 or not math.isfinite(self.number.value):
             return 0.0
         return self.number.value / self.number.chance
 
@@ -65,8 +67,8 @@ def value_words(figure: str, value: float | None) -> str:
 
 
 def times(number: Figure) -> str:
-    """How many times chance: "32"; an empty text where chance is unknown."""
-    if not number.chance or not math.isfinite(number.value):
+    """How many times chance: "32"; an empty text where chance is unknown, or not above 0."""
+    if not number.chance or number.chance < 0 or not math.isfinite(number.value):
         return ""
     ratio = number.value / number.chance
     return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
@@ -93,11 +95,7 @@ def verdict(figure: str, number: Figure, counts: Mapping[str, int]) -> str:
         return "not finite"
     if number.chance is None or not is_share(figure):
         return ""
-    askers = ("captions", "images") if figure.startswith("text_to") else ("images",)
-    if "_at_" in figure or figure == "rbo":
-        askers = ("queries",)
-    asked = next((counts[asker] for asker in askers if asker in counts), 0)
-    error = math.sqrt(max(number.chance * (1 - number.chance), 0.0) / asked) if asked else 0.0
+    error = standard_error(number.chance, asked(figure, counts))
     gain = number.value - number.chance
     if abs(gain) <= 3 * error:
         return "at chance"
@@ -105,6 +103,19 @@ def verdict(figure: str, number: Figure, counts: Mapping[str, int]) -> str:
         return "below chance"
     hardly = number.value < 1.5 * number.chance and gain < 0.05 * (1 - number.chance)
     return "hardly above chance" if hardly else ""
+
+
+def asked(figure: str, counts: Mapping[str, int]) -> int:
+    """How many questions a figure is a share of; 0 where that is unknown."""
+    askers = ("captions", "images") if figure.startswith("text_to") else ("images",)
+    if "_at_" in figure or figure == "rbo":
+        askers = ("queries",)
+    return next((counts[asker] for asker in askers if asker in counts), 0)
+
+
+def standard_error(share: float, questions: int) -> float:
+    """Of a share of so many questions, each answered by itself; 0 for an unknown number."""
+    return math.sqrt(max(share * (1 - share), 0.0) / questions) if questions else 0.0
 
 
 def headlines(outcomes: Mapping[str, Outcome]) -> list[Headline]:
@@ -217,6 +228,22 @@ def model_words(config: CLIPConfig) -> str:
     return f"{name} ({sizes})" if name else sizes
 
 
+def objective_words(config: ObjectiveConfig) -> str:
+    """Its losses and their weights: "info_nce x 1 and crd x 0.5"."""
+    return listing([f"{name} x {_weight_words(weight)}" for name, weight in config.weights.items()])
+
+
+def teacher_words(config: TeacherConfig) -> str:
+    """ "a store (runs/store)", "live (ViT-L-14.pt)" or "its own average"."""
+    match config:
+        case StoreTeacher():
+            return f"a store ({config.path})"
+        case LiveTeacher():
+            return f"live ({config.model})"
+        case AverageTeacher():
+            return "its own average"
+
+
 def source_words(config: Any) -> str:
     """A source by its kind and what was set of it: "glyphs (split train)"."""
     if isinstance(config, MixtureConfig):
@@ -233,6 +260,10 @@ def source_words(config: Any) -> str:
 def listing(parts: list[str]) -> str:
     """ "a, b and c" """
     return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part) if parts else ""
+
+
+def _weight_words(weight: float | Ramp) -> str:
+    return f"({weight.start:g} to {weight.end:g})" if isinstance(weight, Ramp) else f"{weight:g}"
 
 
 def _value_words(value: Any) -> str:
