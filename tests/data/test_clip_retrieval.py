@@ -145,6 +145,13 @@ def test_the_key_column_where_image_path_is_none_of_ours(tmp_path, source):
         np.testing.assert_allclose(found[sample_uid("web", f"{key[:5]}.tar/{key}")], expected(image[place]), atol=1e-7)
 
 
+def test_image_path_counts_before_the_key(tmp_path, source):
+    image, _ = layout(tmp_path / "emb", [[row(KEYS[0], key=KEYS[7]), row(KEYS[1], key=KEYS[0])]])
+    found = imported(tmp_path / "emb", source)
+    assert set(found) == {source.uid(0), source.uid(1)}
+    np.testing.assert_allclose(found[source.uid(0)], expected(image[0]), atol=1e-7)
+
+
 def test_a_table_by_paths_and_captions(tmp_path):
     rows = []
     for number in range(4):

@@ -184,6 +184,22 @@ def test_files_are_safetensors_as_its_own_library_reads_them(folder):
             assert tensor.__array_interface__["data"][0] % tensor.itemsize == 0  # aligned, so read without a copy
 
 
+def test_tensors_of_odd_sizes_are_aligned(tmp_path):
+    uid = np.array([3], np.uint64)
+    rows = ShardRows(uid=uid, image=unit(np.random.default_rng(0), 1, 1, 3), captions=[()], text=np.zeros((0, 3)))
+    write_shard(tmp_path, 0, rows)
+    for tensor in map_tensors(tmp_path / shard_name(0)).values():
+        assert tensor.__array_interface__["data"][0] % tensor.itemsize == 0
+
+
+def test_a_header_whose_tensors_overlap(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": np.arange(2, dtype=np.uint64), "b": np.arange(2, dtype=np.uint64)})
+    path.write_bytes(path.read_bytes().replace(b"[0,16]", b"[8,24]").replace(b"[16,32]", b"[16,32]"))
+    with pytest.raises(ValueError, match=r"its header is damaged \(a of shape \[2\] at bytes 8 to 24\)"):
+        map_tensors(path)
+
+
 def test_two_runs_write_the_same_bytes(tmp_path, folder):
     write(tmp_path / "again")
     assert hashes(tmp_path / "again") == hashes(folder)
@@ -220,7 +236,7 @@ def test_a_killed_run_leaves_a_draft_that_the_next_one_removes(tmp_path, folder)
     (other / f".{shard_name(1)}.draft").write_bytes(b"half a shard")
     message = "1 shards and no manifest.json: embedding was not finished; run the same clip-jax embed command"
     assert message in refused(other)
-    (other / f".{shard_name(2)}.draft").write_bytes(b"half a shard")
+    (other / f".{shard_name(9)}.draft").write_bytes(b"of a run in smaller shards")
     write(other)
     assert read_unfinished(other) is None
     assert hashes(other) == hashes(folder)

@@ -80,7 +80,7 @@ def plain_augment(image: np.ndarray, size: int, rng: np.random.Generator, config
     return np.asarray(out)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(24))
 def test_augmentation_is_pillow_in_double_precision(seed):
     image = np.random.default_rng(seed).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     expected = plain_augment(image, 32, np.random.default_rng(seed), STRONG)
