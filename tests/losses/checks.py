@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_jax.sharding import BATCH, MeshConfig, make_mesh
+from tests.conftest import QUICK_COMPILE
 
 N, E, D = 16, 8, 12  # pairs, the student's embedding size, a teacher's of another size
 MESHES = ((0, 0), (8, 1), (4, 2))
@@ -42,7 +43,7 @@ def loss_and_grads(loss: Callable[..., jax.Array], rows: tuple[int, ...], mesh: 
         value, grads = jax.value_and_grad(of_all, argnums=floats)(*args)
         return value, tuple(grads[floats.index(n)] if n in floats else None for n in range(len(args)))
 
-    return jax.jit(run)
+    return jax.jit(run, compiler_options=QUICK_COMPILE if mesh[0] else None)  # one device: as in earnest
 
 
 def check_equal(
