@@ -169,14 +169,14 @@ def _watched(
         waited += now - asked
         if done == batch + 1:  # the first one has compiled
             began, before, waited = now, done, 0.0
-        spent = max(now - began, 1e-9)
-        rate = (done - before) / spent
-        if rate and (done == total or now - shown > _SHOWN):
+        if done == total or now - shown > _SHOWN:
             shown = now
+            head = f"{bar(done, total)} sample {done:,}/{total:,}"
+            spent = max(now - began, 1e-9)
+            rate = (done - before) / spent
+            known = f"{rate:,.0f} samples/s  reader wait {waited / spent:.0%}  ETA {clock((total - done) / max(rate, 1e-9))}"
             line.show(
-                f"{bar(done, total)} sample {done:,}/{total:,}  {rate:,.0f} samples/s  reader wait {waited / spent:.0%}  "
-                f"ETA {clock((total - done) / rate)}",
-                last=done == total,
+                f"{head}  {known}" if before and rate else f"{head}  the first batch compiles", last=done == total
             )
         yield item
         asked = time.monotonic()

@@ -101,9 +101,12 @@ def check_plan(folder: Path, plan: Manifest) -> Manifest | None:
     Where the teacher lies may differ, as long as its weights do not. Raises ValueError that says in what the store that
     was begun there differs from `plan`.
     """
+    found = sorted(
+        path.name for path in folder.glob("[!.]*")
+    )  # before another process of this job writes its first file
     began = read_manifest(folder) if (folder / MANIFEST).is_file() else read_unfinished(folder)
     if began is None:
-        if found := sorted(path.name for path in folder.glob("[!.]*")):
+        if found:
             raise ValueError(f"{folder} holds {found[0]}, and is no store that was begun; choose another folder")
         return None
     here = dataclasses.replace(plan, teacher=dataclasses.replace(plan.teacher, name=began.teacher.name))

@@ -1,5 +1,6 @@
 """A teacher store while it is written: one job at a time, shards shared among its processes, finished by the first."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ from jax.experimental import multihost_utils
 from clip_jax.data.teacher_index import finish_store
 from clip_jax.data.teacher_items import ShardedSamples
 from clip_jax.data.teacher_manifest import Manifest, write_unfinished
-from clip_jax.data.teacher_shards import FileInfo, ShardRows, map_tensors, shard_info, shard_name, write_shard
+from clip_jax.data.teacher_shards import DTYPES, FileInfo, ShardRows, map_tensors, shard_info, shard_name, write_shard
 from clip_jax.run_folder import Lock, make_folder
 from clip_jax.store_plan import check_plan
 
@@ -22,7 +23,8 @@ class StoreWriting:
     finished: the manifest where nothing is left to do. missing: shards of all processes that are not there; own: of these,
     this process's, every P-th. max_bad_share: of the samples that this process knows of.
 
-    Raises ValueError where another job writes there, for settings or samples other than those it was begun with.
+    Raises ValueError where another job writes there, for settings or samples other than those it was begun with, and for a
+    disk too small.
     """
 
     def __init__(self, folder: Path, samples: ShardedSamples, plan: Manifest, max_bad_share: float):
@@ -33,19 +35,31 @@ class StoreWriting:
         self._lock = Lock(folder) if first else None
         try:
             self.finished = check_plan(folder, plan)
-            there = samples.written(folder) if first and not self.finished else np.zeros(samples.shards, bool)
+            there = np.full(samples.shards, self.finished is not None)
             if first and not self.finished:
+                there = samples.written(folder)
                 write_unfinished(folder, plan)
             # All must know the same: a file system may show the first process's shards to others at other times.
             there = np.asarray(multihost_utils.broadcast_one_to_all(there.astype(np.int32)), bool)
             self.missing: list[int] = np.flatnonzero(~there).tolist()
             self.own = self.missing[jax.process_index() :: jax.process_count()]
+            self._check_space()
             present: list[int] = np.flatnonzero(there).tolist()
             self._bad = [map_tensors(folder / shard_name(shard))["bad"] for shard in present]
             self._seen = sum(len(samples.of(shard)) for shard in present)
         except BaseException:
             self.close()
             raise
+
+    def _check_space(self) -> None:
+        """The images' embeddings alone, of all processes."""
+        count = sum(len(self.samples.of(shard)) for shard in self.missing)
+        needed = count * self.plan.image_views * self.plan.teacher.embed_dim * DTYPES[self.plan.dtype].itemsize
+        if needed > (free := shutil.disk_usage(self.folder).free):
+            raise ValueError(
+                f"{self.folder} has {free / 1e9:.1f} GB free; the images' embeddings need {needed / 1e9:.1f} GB. Free some, "
+                "choose another folder, or store fewer views"
+            )
 
     def write(self, shard: int, rows: ShardRows) -> None:
         """Raises ValueError for rows that are none of a store's; RuntimeError, once they are written, where too many

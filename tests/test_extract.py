@@ -1,5 +1,6 @@
 """A teacher's store: what is in it, and that it is the same however it came about."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -27,7 +28,7 @@ from clip_jax.store_writing import StoreWriting
 from tests.small_teacher import TEACHER
 
 AUGMENTATION = Augmentation(scale=(0.3, 1.0), flip=0.5, color_jitter=(0.4, 0.4, 0.4, 0.1), color_jitter_prob=0.8)
-CONFIG = EmbedConfig(views=2, rows_per_shard=8, batch_size=2, dtype="float32")
+CONFIG = EmbedConfig(views=3, rows_per_shard=8, batch_size=2, dtype="float32")
 PLAIN = dataclasses.replace(CONFIG, views=0)
 
 
@@ -112,11 +113,11 @@ def whole(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_stored_view_applied_again_and_encoded_gives_the_stored_row(whole: Path, model: Model) -> None:
     store, source = TeacherStore(whole), Pictures()
     assert len(store) == 21
-    assert store.manifest.image_views == 2
+    assert store.manifest.image_views == 3
     for index in (0, 7, 8, 20):
         sample = source[index]
         row = int(store.rows(np.array([sample.uid], np.uint64))[0])
-        for number in (0, 1):
+        for number in (0, 1, 2):
             view = store.view(row, number)
             pixels = apply_view(sample.image, 16, view, AUGMENTATION.interpolation)
             expected = model.encode_image(pixels[None])
@@ -218,7 +219,7 @@ def test_other_weights_options_and_data_are_refused(finished: bool, whole: Path,
         (folder / shard_name(2)).unlink()
     began = content(folder)
     for changed, message in (
-        (dataclasses.replace(CONFIG, views=3), "views.count: 2 and 3"),
+        (dataclasses.replace(CONFIG, views=2), "views.count: 3 and 2"),
         (dataclasses.replace(CONFIG, captions=False), "captions: true and false"),
         (dataclasses.replace(CONFIG, seed=1), "views.seed: 0 and 1"),
         (dataclasses.replace(CONFIG, rows_per_shard=7), "rows_per_shard: 8 and 7"),
@@ -245,6 +246,17 @@ def test_a_folder_in_use_and_one_of_other_things_are_refused(model: Model, tmp_p
     with pytest.raises(ValueError, match="another run is writing to"):
         write(model, Pictures(), folder)
     other.close()
+
+
+def test_a_disk_too_small_is_told_before_anything_is_computed(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    for free, fits in ((21 * 3 * 16 * 4, True), (21 * 3 * 16 * 4 - 1, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="GB free; the images' embeddings"):
+            write(model, Pictures(), tmp_path / f"store {fits}")
+    assert write(model, Pictures(), tmp_path / "store True").rows == 21  # finished: it needs no more
 
 
 def test_bad_samples_are_listed_told_of_and_counted(
@@ -281,7 +293,7 @@ def test_repeated_samples_are_stored_once(model: Model, tmp_path: Path) -> None:
 
 def test_views_need_an_augmentation_and_a_store_samples(model: Model) -> None:
     samples = ShardedSamples(Pictures(), 8)
-    with pytest.raises(ValueError, match=r"2 views: the data's config augments no images"):
+    with pytest.raises(ValueError, match=r"3 views: the data's config augments no images"):
         plan_store(model, "teacher", samples, GlyphsConfig(), None, CONFIG)
     assert plan_store(model, "teacher", samples, GlyphsConfig(), None, PLAIN).views is None
     with pytest.raises(ValueError, match="source 'pictures' is empty"):

@@ -141,6 +141,13 @@ def test_tars_and_embeddings_of_clip_retrieval(
     assert not (tmp_path / "x").exists()
 
 
+def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, ["embed", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "usage: clip-jax embed --model M --data D --store DIR" in said
+    assert "--from_clip_retrieval" in said
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
