@@ -226,13 +226,20 @@ def test_runs_that_lack_pieces_are_shown_with_what_there_is(tmp_path):
         f"s was not evaluated: its figures are the last ones from training. Run clip-jax evaluate {folders[1]}",
         f"bare was not evaluated: it has no figures. Run clip-jax evaluate {folders[2]}",
         "bare: metrics.jsonl is missing: nothing is known of the training.",
-        "icons was not made for bare.",
     ):
         assert said in parsed.text
     assert row(source, "text to image R@1") == ["0.33%", "40.3%", "40.3% 100%", "-"]
     assert row(source, "Images encoded a second") == ["1,000 ± 5%", "not measured", "not measured"]
     assert row(source, "Time in training") == ["3:12", "3:12", "unknown"]
     assert parsed.text.count("not asked") == 4
+
+
+def test_unequal_training_of_one_model_is_said(tmp_path):
+    folders = [make(tmp_path / "t"), make(tmp_path / "a", config=HALF), make(tmp_path / "b", config=TAUGHT)]
+    assert "unequally" not in page_of(folders)[1].text
+    change(folders[2], "config.json", lambda content: content.update(batch_size=32))
+    said = "The same model was trained unequally: a saw 38,400 pairs and b saw 19,200 pairs."
+    assert said in page_of(folders)[1].text
 
 
 def test_losses_of_single_teachers_are_no_evaluations(tmp_path):
@@ -292,7 +299,7 @@ def test_a_students_evaluation_gives_the_teachers_figures_too(tmp_path):
     assert row(source, "kendall tau") == ["-0.600", "-", "-0.310"]
     assert "teacher swap accuracy" not in parsed.text
     assert "Agreement with the teacher, overlap@20: s 60.0% (chance 4.0%)." in parsed.text
-    assert "not made for t" not in parsed.text
+    assert "Not made for t" not in parsed.text
 
     def own(content):
         content["evaluations"]["colors"] = {
@@ -308,7 +315,7 @@ def test_a_students_evaluation_gives_the_teachers_figures_too(tmp_path):
         folders[1], "evaluation.json", lambda content: content["about"]["evals"]["colors"].update(teacher="runs/other")
     )
     source, parsed = page_of(folders)
-    assert "colors compares s with runs/other, not with t." in parsed.text
+    assert "The teacher of colors is runs/other, not t." in parsed.text
     assert row(source, "teacher swap accuracy") == ["10.0%", "-", "70.0%"]
 
 

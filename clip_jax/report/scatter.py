@@ -62,22 +62,20 @@ def _scales(axes: Any, points: Sequence[Point], x_label: str) -> None:
 def _names(axes: Any, points: Sequence[Point]) -> None:
     """Beside each point, on the side with more room, and apart from each other."""
     places = [axes.transAxes.inverted().transform(axes.transData.transform((p.x, 100 * p.y))) for p in points]
-    for right in (True, False):
-        side = [number for number, place in enumerate(places) if (place[0] < 0.5) == right]
-        heights = _spread([places[number][1] for number in side])
-        for number, height in zip(side, heights, strict=True):
-            point, place = points[number], places[number]
-            axes.annotate(
-                point.name if len(point.name) <= _LONGEST else f"{point.name[: _LONGEST - 1]}…",
-                xy=place,
-                xytext=(place[0] + (0.03 if right else -0.03), height),
-                xycoords="axes fraction",
-                textcoords="axes fraction",
-                ha="left" if right else "right",
-                va="center",
-                color=INK,
-                fontsize=9.5,
-            )
+    heights = _spread([place[1] for place in places])
+    for point, place, height in zip(points, places, heights, strict=True):
+        right = place[0] < 0.5
+        axes.annotate(
+            point.name if len(point.name) <= _LONGEST else f"{point.name[: _LONGEST - 1]}…",
+            xy=place,
+            xytext=(place[0] + (0.03 if right else -0.03), height),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            ha="left" if right else "right",
+            va="center",
+            color=INK,
+            fontsize=9.5,
+        )
 
 
 def _spread(heights: Sequence[float]) -> list[float]:

@@ -1,12 +1,14 @@
 """Several runs on one HTML page that needs nothing else: a column or a row each, of sizes, speeds, figures, pictures."""
 
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from clip_jax.evals.protocol import Figure, is_share
 from clip_jax.evals.speed import Speed
@@ -72,8 +74,10 @@ def _title(compared: Sequence[Compared]) -> str:
 
 
 def _run(one: Compared) -> dict[str, str]:
+    parts = re.split(r"(?<=[_/.-])", one.name)
     return {
         "name": one.name,
+        "head": Markup("<wbr>").join(parts),  # a long name breaks between its words
         "role": "" if one.number or "teacher" in one.name else "teacher",
         "color": f"var(--{_SHADES[one.number % len(_SHADES)]})",
         "mark": _GLYPHS[one.number % len(_GLYPHS)],
@@ -103,7 +107,7 @@ def _facts(compared: Sequence[Compared]) -> list[tuple[str, list[dict[str, str]]
         ),
         ("Started from", _texts([config.init_from or "random weights" for config in configs])),
         ("Trained on", _texts([source_words(config.source) for config in configs])),
-        ("Pairs seen", _numbers([one.pairs for one in compared], ",.0f")),
+        ("Pairs seen", _numbers([one.pairs or math.nan for one in compared], ",.0f")),
         ("Time in training", _texts(seconds)),
         ("Pairs trained a second", _numbers([run.pairs_per_second for run in runs], ",.0f")),
     ]

@@ -40,7 +40,7 @@ class Compared:
 
     @property
     def pairs(self) -> int:
-        """Pairs seen in training."""
+        """Pairs seen in training; 0 where that is unknown."""
         return self.run.step * self.run.config.batch_size
 
 

@@ -109,19 +109,12 @@ def fraction(ratio: float) -> str:
 
 def notes(compared: Sequence[Compared], evaluations: Sequence[Examined], command: str) -> list[str]:
     """What is missing and what does not compare, a sentence each. `command`: how clip-jax is called here."""
-    found = []
-    for one in evaluations:
-        if one.differs:
-            found.append(
-                f"{one.name} is not the same for all runs, so its figures do not compare: {'; '.join(one.differs)}."
-            )
-        others = other_teachers(compared, one.name)
-        found += [
-            f"{one.name} compares {run} with {other}, not with {compared[0].name}." for run, other in others.items()
-        ]
-        lacking = [run.name for run in compared if not any(numbers[run.number] for numbers in one.figures.values())]
-        if lacking and not (one.kind == "agreement" and lacking == [compared[0].name]):
-            found.append(f"{one.name} was not made for {listing(lacking)}.")
+    found = [
+        f"{one.name} is not the same for all runs, so its figures do not compare: {'; '.join(one.differs)}."
+        for one in evaluations
+        if one.differs
+    ]
+    found += _lacking(compared, evaluations)
     for one in compared:
         evaluate = f"{command} evaluate {shlex.quote(str(one.run.folder))}"
         if not one.run.measured:
@@ -134,6 +127,28 @@ def notes(compared: Sequence[Compared], evaluations: Sequence[Examined], command
             found.append(f"The figures of {one.name} are of its checkpoint at {at}.")
         found += [f"{one.name}: {problem}" for problem in one.run.problems]
     return [*found, *_speeds(compared), *_budgets(compared)]
+
+
+def _lacking(compared: Sequence[Compared], evaluations: Sequence[Examined]) -> list[str]:
+    """Evaluations that were not made for some runs, or with another teacher than the first run; those alike in one sentence."""
+    without: dict[tuple[str, ...], list[str]] = {}
+    against: dict[tuple[str, ...], list[str]] = {}
+    for one in evaluations:
+        ought = compared[1:] if one.kind == "agreement" else compared
+        absent = tuple(
+            run.name
+            for run in ought
+            if run.run.outcomes and not any(numbers[run.number] for numbers in one.figures.values())
+        )
+        without.setdefault(absent, []).append(one.name)
+        others = other_teachers(compared, one.name)
+        against.setdefault(tuple(dict.fromkeys(others.values())), []).append(one.name)
+    found = [f"Not made for {listing([*runs])}: {listing(names)}." for runs, names in without.items() if runs]
+    return found + [
+        f"The teacher of {listing(names)} is {listing([*others])}, not {compared[0].name}."
+        for others, names in against.items()
+        if others
+    ]
 
 
 def timed_alike(one: Compared, other: Compared) -> bool:
@@ -186,7 +201,8 @@ def _helped(measure: Measure, taught: Compared, alone: Compared) -> list[str]:
         return []
     noise = 2 * math.hypot(standard_error(own.value, questions), standard_error(other.value, questions))
     if abs(own.value - other.value) <= noise:
-        return ["That difference is within the noise: no help of the teacher is to be seen here."]
+        between = f"The difference between {taught.name} and {alone.name}"
+        return [f"{between} is within the noise: no help of the teacher is to be seen here."]
     return ["So the teacher did harm."] if own.value < other.value else []
 
 
@@ -219,7 +235,7 @@ def _ranges(found: Sequence[Measure], students: Sequence[Compared], teacher: Com
 def _agreements(compared: Sequence[Compared], evaluations: Sequence[Examined]) -> list[str]:
     found = []
     for one in evaluations:
-        if one.kind == "agreement" and not one.differs and one.figures:
+        if one.kind == "agreement" and not one.differs and not other_teachers(compared, one.name):
             figure = next(iter(one.figures))
             parts = [
                 f"{run.name} {value_words(figure, number.value)}"
@@ -260,10 +276,12 @@ def _speeds(compared: Sequence[Compared]) -> list[str]:
 
 def _budgets(compared: Sequence[Compared]) -> list[str]:
     """Students of one model that saw other numbers of pairs."""
-    found = []
-    for one in compared[1:]:
-        for other in compared[1 : one.number]:
-            if one.architecture == other.architecture and one.pairs != other.pairs:
-                pairs = f"{other.pairs:,} and {one.pairs:,} pairs"
-                found.append(f"{other.name} and {one.name} are the same model with unequal training: {pairs}.")
+    found, left = [], [one for one in compared[1:] if one.pairs]
+    while left:
+        alike = [one for one in left if one.architecture == left[0].architecture]
+        left = [one for one in left if one not in alike]
+        seen = {one.pairs: [other.name for other in alike if other.pairs == one.pairs] for one in alike}
+        if len(seen) > 1:
+            parts = [f"{listing(names)} saw {pairs:,} pairs" for pairs, names in seen.items()]
+            found.append(f"The same model was trained unequally: {listing(parts)}.")
     return found
