@@ -15,6 +15,8 @@ from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.data.pipeline import ReadConfig
 from clip_jax.data.sources import SourceConfig
 from clip_jax.evals.suite import EvalConfig, figure_names
+from clip_jax.inherit import InheritConfig
+from clip_jax.masking import MaskConfig, check_masking, init_masking, with_masks, without_masks
 from clip_jax.models.clip import CLIPConfig, init_params
 from clip_jax.models.vit import VisionConfig
 from clip_jax.objectives import ObjectiveConfig, check_objective, heads_of
@@ -32,7 +34,8 @@ class TrainConfig:
     """steps: updates. batch_size: pairs a step, over all devices. log_every, eval_every: steps; the last step is always
     logged and evaluated, and with eval_every 0 only that is evaluated. teachers: by the names that the log gives
     them; see clip_jax.teachers. init_from: weights that training starts
-    from, as clip_jax.load takes them; position embeddings follow another image size. max_skipped: so
+    from, as clip_jax.load takes them; position embeddings follow another image size. inherit: a larger
+    model that first weights are cut out of. masks: learn what a smaller model should keep of this one. max_skipped: so
     many non-finite steps in a row end the run. wandb: a project's name, "" for none. origin: the config file (and its
     argument) this was read from, for reports; the command line sets it.
     """
@@ -52,6 +55,8 @@ class TrainConfig:
     eval_every: int = 0
     log_every: int = 10
     init_from: str = ""
+    inherit: InheritConfig = InheritConfig()
+    masks: MaskConfig = MaskConfig()
     max_skipped: int = 10
     wandb: str = ""
     origin: str = ""
@@ -70,8 +75,8 @@ class Plan:
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh)
         sharding.split_batch(config.batch_size, self.mesh)
-        params = jax.eval_shape(self._init_params, jax.random.key(0))
-        self.tx = make_optimizer(config.optim, config.steps, params)
+        params = jax.eval_shape(self.init_params, jax.random.key(0))
+        self.tx = with_masks(make_optimizer(config.optim, config.steps, without_masks(params)), config.masks)
         placed = sharding.parameter_shardings(params, self.mesh, config.mesh)
         shapes = jax.eval_shape(self._new_state, jax.random.key(0))
         self.shardings = sharding.shardings_like(shapes, params, placed)
@@ -85,6 +90,7 @@ class Plan:
             self.tx,
             self.mesh,
             config.teachers,
+            config.masks,
             shardings=self.shardings,
             seed=config.seed,
             steps=config.steps,
@@ -129,20 +135,23 @@ class Plan:
             )
 
     def _new_state(self, key: jax.Array) -> TrainState:
-        params = self._init_params(key)
+        params = self.init_params(key)
         return new_state(params, self.tx, ema=self.config.optim.ema_decay > 0)
 
-    def _init_params(self, key: jax.Array) -> dict[str, Any]:
+    def init_params(self, key: jax.Array) -> dict[str, Any]:
         """The towers', and under `distill` what the objective learns for each teacher."""
         params, config, heads = init_params(self.config.model, key), self.config, {}
         for number, (name, offer) in enumerate(sorted(self.offers.items())):
             needed, sizes = heads_of(config.objective, name, config.teachers, offer, config.model.embed_dim)
             if needed:
                 heads[name] = init_heads(needed, sizes, jax.random.fold_in(key, number))
-        return params | ({DISTILL: heads} if heads else {})
+        return params | ({DISTILL: heads} if heads else {}) | init_masking(config.masks, config.model)
 
 
 def _check(config: TrainConfig, offers: Mapping[str, Offer]) -> None:
+    check_masking(config.masks)
+    if config.init_from and config.inherit.model:
+        raise ValueError("init_from and inherit.model both name first weights; give one")
     check_teachers(config.teachers)
     if set(config.teachers) != set(offers):
         raise ValueError(

@@ -1,7 +1,6 @@
 """A fresh training state around weights from anywhere: another run, or another project."""
 
 import dataclasses
-import functools
 import logging
 from typing import Any
 
@@ -12,7 +11,7 @@ from clip_jax.experiment import Plan
 from clip_jax.inherit import InheritConfig, inherit
 from clip_jax.interop.proof.samples import samples
 from clip_jax.interop.recognize import open_weights
-from clip_jax.models.clip import CLIPConfig, adapt_positions
+from clip_jax.models.clip import CLIPConfig, adapt_positions, towers_of
 from clip_jax.models.text import TextConfig
 from clip_jax.plain import to_dict
 from clip_jax.state import TrainState, new_state
@@ -42,7 +41,7 @@ def state_from(plan: Plan, source: str) -> TrainState:
     opened = open_weights(source)
     model = plan.config.model
     params = adapt_positions(opened.params, model)
-    wrong = tree.misfits(params, plan.state.params)
+    wrong = tree.misfits(params, towers_of(plan.state.params))
     if wrong:
         raise ValueError(f"init_from {source} holds another model:\n  " + "\n  ".join(wrong[:20]))
     if differing := _differing(opened.config, model) + _differing_ids(opened.config.text_cfg, model.text_cfg):
@@ -68,15 +67,19 @@ def inheriting_state(plan: Plan, choice: InheritConfig) -> TrainState:
     except ValueError as error:
         raise ValueError(f"inherit.model {choice.model}: {error}") from error
     _log.info("inheriting from %s: %s", choice.model, opened.said)
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
-        fresh = plan.initial_state().params
-        params = jax.tree.map(lambda new, own: own if isinstance(new, jax.ShapeDtypeStruct) else new, params, fresh)
     return _state_around(plan, params)
 
 
 def _state_around(plan: Plan, params: dict[str, Any]) -> TrainState:
-    fresh = functools.partial(new_state, tx=plan.tx, ema=plan.config.optim.ema_decay > 0)
-    return jax.jit(fresh, out_shardings=plan.shardings)(params)
+    """A state with these parameters; those that are missing, or only shapes, are freshly initialised."""
+    known = tree.leaves_by_path(params)
+    given = {path: leaf for path, leaf in known.items() if not isinstance(leaf, jax.ShapeDtypeStruct)}
+
+    def fresh(given: dict[str, Any], key: jax.Array) -> TrainState:
+        whole = tree.nested(tree.leaves_by_path(plan.init_params(key)) | given)
+        return new_state(whole, tx=plan.tx, ema=plan.config.optim.ema_decay > 0)
+
+    return jax.jit(fresh, out_shardings=plan.shardings)(given, jax.random.key(plan.config.seed))
 
 
 def _differing(there: CLIPConfig, here: CLIPConfig) -> list[str]:

@@ -63,8 +63,3 @@ def init_heads(names: Iterable[str], sizes: Sizes, key: jax.Array) -> dict[str, 
 def project(features: jax.Array, head: dict[str, jax.Array]) -> jax.Array:
     """unit(features W + b): f32[B, D_t] of the student's features before their norm, [B, D_s]."""
     return unit(linear(features.astype(jnp.float32), head["kernel"], head["bias"]))
-
-
-def towers_of(params: dict[str, Any]) -> dict[str, Any]:
-    """The model's own parameters."""
-    return {name: leaf for name, leaf in params.items() if name != DISTILL}

@@ -10,10 +10,11 @@ import optax
 from jax.sharding import Mesh
 
 from clip_jax import tree
-from clip_jax.models.clip import CLIP, MAX_LOGIT_SCALE, CLIPConfig, bind
+from clip_jax.masking import MaskConfig, bounded, drawn, shortfall
+from clip_jax.models.clip import CLIP, MAX_LOGIT_SCALE, CLIPConfig, bind, towers_of
 from clip_jax.objectives import Features, ObjectiveConfig, objective
 from clip_jax.optim import OptimConfig, learning_rate, trained_mask, update_ema
-from clip_jax.projections import DISTILL, SCALE, towers_of
+from clip_jax.projections import DISTILL, SCALE
 from clip_jax.state import TrainState
 from clip_jax.teachers import TeacherConfig
 
@@ -27,6 +28,7 @@ def make_step(
     tx: optax.GradientTransformation,
     mesh: Mesh,
     teachers: Mapping[str, TeacherConfig],
+    masks: MaskConfig,
     *,
     shardings: Any,
     seed: int,
@@ -45,13 +47,15 @@ def make_step(
     rate = learning_rate(optim, steps)
 
     def loss_of(params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[jax.Array, Any]:
-        clip = bind(model, towers_of(params))
+        clip = bind(model, towers_of(drawn(params, jax.random.fold_in(key, 2))))
         clip.hold_statistics(optim.freeze)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             features = _features(clip, goal, batch, key)
         given = {"teachers": teachers, "targets": batch.get("targets", {}), "heads": params.get(DISTILL, {})}
         total, raw = objective(goal, mesh, features, **given, step=step)
-        return total, ({"loss": total, "logit_scale": features.scale} | raw, clip.statistics())
+        missing, sparsity = shortfall(masks, model, params, step, steps)
+        total += missing
+        return total, ({"loss": total, "logit_scale": features.scale} | raw | sparsity, clip.statistics())
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -70,7 +74,8 @@ def make_step(
         if model.init_logit_bias is None:  # SigLIP's scale is free, and its published weights lie above the bound
             params = params | {"logit_scale": jnp.clip(params["logit_scale"], 0, MAX_LOGIT_SCALE)}
         if DISTILL in params:
-            params = params | {DISTILL: tree.map_with_path(_bounded, params[DISTILL])}
+            params = params | {DISTILL: tree.map_with_path(_clamped, params[DISTILL])}
+        params = bounded(params)
         ema = None if state.ema is None else update_ema(optim, state.ema, params, state.step)
 
         def keep(new: Any, old: Any) -> Any:
@@ -111,7 +116,7 @@ def _features(clip: CLIP, goal: ObjectiveConfig, batch: Batch, key: jax.Array) -
     )
 
 
-def _bounded(path: str, leaf: jax.Array) -> jax.Array:
+def _clamped(path: str, leaf: jax.Array) -> jax.Array:
     """A learned factor's log within the bounds of logit_scale; other heads as they are."""
     return jnp.clip(leaf, 0, MAX_LOGIT_SCALE) if path.endswith(SCALE) else leaf
 

@@ -19,8 +19,8 @@ from clip_jax.data.teacher_store import TeacherStore
 from clip_jax.evals.embed import eval_target
 from clip_jax.experiment import Plan, TrainConfig
 from clip_jax.interop.recognize import config_of, open_weights
-from clip_jax.models.clip import CLIPConfig, bind
-from clip_jax.projections import towers_of
+from clip_jax.masking import settled
+from clip_jax.models.clip import CLIPConfig, bind, towers_of
 from clip_jax.sharding import parameter_shardings, replicated
 from clip_jax.state import TrainState
 from clip_jax.teachers import AverageTeacher, LiveTeacher, Offer, StoreTeacher, Targets
@@ -125,7 +125,7 @@ class Filling:
                 case AverageTeacher():
                     assert state.ema is not None
                     own = {key: batch[key] for key in ("image", "text", "synthetic") if key in batch}
-                    told = self._own(towers_of(state.ema), own)
+                    told = self._own(towers_of(settled(state.ema)), own)
             if name in self._scales:
                 told = dataclasses.replace(told, scale=self._scales[name])
             targets[name] = told

@@ -21,10 +21,11 @@ from clip_jax.evals.protocol import Evaluation
 from clip_jax.evals.showcase import Showcase
 from clip_jax.evals.suite import flat_figures, open_evaluations, run_evaluations
 from clip_jax.experiment import Plan, TrainConfig
-from clip_jax.init_from import state_from
+from clip_jax.init_from import inheriting_state, state_from
 from clip_jax.loading import load_encoder
+from clip_jax.masking import settled
+from clip_jax.models.clip import towers_of
 from clip_jax.models.flops import PEAK_FLOPS, train_flops_per_pair
-from clip_jax.projections import towers_of
 from clip_jax.run_folder import CHECKPOINTS, Lock, Records, make_folder
 from clip_jax.runs import check_same_run, check_same_teachers, write_config
 from clip_jax.state import TrainState
@@ -62,7 +63,8 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
     opened = open_evaluations(config.evals, load=load_encoder)
     evaluations = {name: one for name, one in opened.items() if not isinstance(one, Showcase)}  # those have no figures
     began = any((workdir / CHECKPOINTS).glob("[0-9]*"))
-    fresh = _first_state(plan) if config.init_from and not began else None  # before there is a folder, if it fails
+    reads = bool(config.init_from or config.inherit.model) and not began
+    fresh = _first_state(plan) if reads else None  # before there is a folder, if it fails
     make_folder(workdir)
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
@@ -84,7 +86,11 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
 
 
 def _first_state(plan: Plan) -> TrainState:
-    return state_from(plan, plan.config.init_from) if plan.config.init_from else plan.initial_state()
+    """At step 0: of other weights, cut out of a larger model, or fresh."""
+    config = plan.config
+    if config.init_from:
+        return state_from(plan, config.init_from)
+    return inheriting_state(plan, config.inherit) if config.inherit.model else plan.initial_state()
 
 
 class _Loop:
@@ -180,7 +186,7 @@ class _Loop:
             )
 
     def _evaluate(self, state: TrainState, step: int, progress: Progress) -> dict[str, float]:
-        weights = towers_of(state.params if state.ema is None else state.ema)
+        weights = towers_of(settled(state.params if state.ema is None else state.ema))
         encoder = Encoder(self._config.model, weights, self._plan.mesh)
         figures = flat_figures(run_evaluations(self._evaluations, encoder))
         if figures:

@@ -152,6 +152,11 @@ def init_params(config: CLIPConfig, key: jax.Array) -> dict[str, Any]:
     return nnx.to_pure_dict(nnx.state(CLIP(config, rngs=nnx.Rngs(params=key))))
 
 
+def towers_of(params: dict[str, Any]) -> dict[str, Any]:
+    """The model's own of all that a run trains: no heads of distillation terms, no masks."""
+    return {name: params[name] for name in ("visual", "text", "logit_scale", "logit_bias") if name in params}
+
+
 def abstract_params(config: CLIPConfig) -> dict[str, Any]:
     """The same tree as ShapeDtypeStructs; costs no memory."""
     return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
