@@ -2,7 +2,8 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,13 @@ class Checkpoints:
         return None
 
     def restore_params(self, abstract: Any, step: int, *, ema: bool) -> Any:
-        """Only the parameters at `step`, or their average. Raises ValueError where they are damaged."""
+        """Only the parameters at `step`, or their average; folders of what else was trained there are left out.
+
+        Raises ValueError where they are damaged, or another model's.
+        """
         item = "ema" if ema else "params"
         try:
-            return self._read(step, {item: abstract})[item]
+            return self._read(step, {item: abstract}, partial=True)[item]
         except _Damaged as damage:
             raise ValueError(f"checkpoint at step {step} is damaged: {damage}") from damage
 
@@ -140,13 +144,16 @@ class Checkpoints:
             multihost_utils.sync_global_devices("damaged checkpoints are out of the way")
             self._manager.reload()
 
-    def _read(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
+    def _read(self, step: int, items: dict[str, Any], *, partial: bool = False) -> dict[str, Any]:
         stored = self._damage_of(
             lambda: self._manager.restore(step, args=ocp.args.Composite(proof=ocp.args.JsonRestore()))
         )
         fingerprints = self._damage_of(lambda: dict(stored["proof"]["fingerprints"]))
-        _check_leaves(step, items, fingerprints)
-        args = {name: ocp.args.StandardRestore(abstract) for name, abstract in items.items()}
+        _check_leaves(step, items, [name for name in fingerprints if not partial or _is_own(name, items)])
+        args = {
+            name: _partly(abstract) if partial else ocp.args.StandardRestore(abstract)
+            for name, abstract in items.items()
+        }
         found = self._damage_of(lambda: self._manager.restore(step, args=ocp.args.Composite(**args)))
         read = {name: found[name] for name in items}
         for path, value in _fingerprints(read).items():
@@ -165,10 +172,22 @@ class _Damaged(Exception):
     pass
 
 
-def _check_leaves(step: int, items: dict[str, Any], fingerprints: dict[str, int]) -> None:
-    """Raises ValueError where the checkpoint, as it was written, holds other leaves than are wanted of it."""
+def _partly(abstract: Any) -> ocp.args.PyTreeRestore:
+    """Reads the leaves of `abstract` and no others."""
+    given = ocp.checkpoint_utils.construct_restore_args(abstract)
+    return ocp.args.PyTreeRestore(abstract, restore_args=given, partial_restore=True)
+
+
+def _is_own(name: str, items: dict[str, Any]) -> bool:
+    """Whether a leaf lies in a folder that is wanted, or in none: `['params']['logit_scale']`."""
+    item, folder, *inner = re.findall(r"\['(.*?)'\]", name)
+    return not inner or folder in items.get(item, {})
+
+
+def _check_leaves(step: int, items: dict[str, Any], names: Iterable[str]) -> None:
+    """Raises ValueError where the checkpoint, as it was written, holds other leaves (`names`) than are wanted of it."""
     wanted = set(_names(items))
-    stored = {name for name in fingerprints if name.startswith(tuple(f"['{item}']" for item in items))}
+    stored = {name for name in names if name.startswith(tuple(f"['{item}']" for item in items))}
     if wanted != stored:
         lacks, extra = sorted(wanted - stored), sorted(stored - wanted)
         raise ValueError(
