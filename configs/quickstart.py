@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 from clip_jax.data.digits import DigitsConfig
 from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.data.sources import MixtureConfig, Weighted
+from clip_jax.evals.colors import ColorsConfig
 from clip_jax.evals.retrieval import RetrievalConfig
 from clip_jax.evals.showcase import ShowcaseConfig
 from clip_jax.evals.zero_shot import ZeroShotConfig
@@ -18,14 +19,19 @@ QUERIES = (
 )
 
 
+def glyphs(variants: int = 8) -> ConfigDict:
+    """The drawings in `variants` colourings each, and as often in black on white, where only the shape tells."""
+    colored, black = GlyphsConfig(variants=variants), GlyphsConfig(colors="black_on_white")
+    return part(MixtureConfig(parts=(Weighted(weight=1, source=colored), Weighted(weight=1, source=black))))
+
+
 def get_config(model: str = "tiny") -> ConfigDict:
     """`model`: an open_clip name."""
     config = base(model)
     config.model.running.scan = False  # larger program, faster on CPU
     config.steps = 500
     config.batch_size = 256
-    colored, black = GlyphsConfig(), GlyphsConfig(colors="black_on_white")  # in black, only the shape tells
-    config.source = part(MixtureConfig(parts=(Weighted(weight=1, source=colored), Weighted(weight=1, source=black))))
+    config.source = glyphs()
     config.read.workers = 0
     config.optim.lr = 1.5e-3
     config.optim.warmup_steps = 50
@@ -48,6 +54,7 @@ def get_config(model: str = "tiny") -> ConfigDict:
         "digits": part(
             ZeroShotConfig(source=DigitsConfig(), templates=("the number {}", "a {}", "a black {} on white"))
         ),
+        "colors": part(ColorsConfig(source=GlyphsConfig(split="designers", limit=500))),
         "gallery": part(ShowcaseConfig(source=GlyphsConfig(split="designers", variants=4), queries=QUERIES)),
     }
     return config
