@@ -126,16 +126,18 @@ def _most(weight: float | Ramp) -> float:
 
 
 def _check_against(name: str, term: Term, teacher: str, offer: Offer, options: TermOptions, embed_dim: int) -> None:
-    given = {"text": offer.text, "synthetic": offer.synthetic, "centroids": offer.classes > 0}
+    given = {"text": offer.text, "synthetic": offer.synthetic, "centroids": offer.classes > 0, "bias": offer.has_bias}
     lacks = [what for what in term.needs if not given.get(what, True)]
     if lacks:
         how = {
             "text": "embeddings of captions (embed again with --captions, or use image_l1, image_mse, image_cosine)",
             "synthetic": "embeddings of generated captions (use a source that has them, and embed again)",
-            "centroids": "labelled samples (use a source with classes)",
+            "centroids": "class centroids (use a store, of a source with classes)",
+            "bias": "a logit_bias, without which it says yes to every pair (use crd or affinity)",
         }[lacks[0]]
         raise ValueError(f"objective {name!r} needs what teacher {teacher!r} does not give: {how}")
-    if "projection" in term.needs and options.projection == "none" and offer.embed_dim != embed_dim:
+    projected = "projection" in term.needs or (name == "centroid" and options.centroid_side == "student")
+    if projected and options.projection == "none" and offer.embed_dim != embed_dim:
         raise ValueError(
             f"objective {name!r} compares embeddings of {embed_dim} numbers with teacher {teacher!r}'s of {offer.embed_dim}; "
             "set objective.options.projection='linear', or use crd, affinity or reinforcement, which compare similarities"
@@ -178,7 +180,8 @@ def objective(
     heads: Mapping[str, Any],
     step: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The weighted sum at `step`, f32[], and each term's raw value; of several teachers, as `term/teacher` too.
+    """The weighted sum at `step`, f32[], and each term's raw value; where that is a sum by teachers' weights, each
+    `term/teacher` too.
 
     targets, heads: by the teacher's name. Gradients flow into the student and the heads only.
     """
@@ -236,7 +239,7 @@ def _values(
             continue
         each = {teacher: term.value(lessons[teacher]) for teacher in serving(name, teachers)}
         raw[name] = sum((teachers[t].weight * value for t, value in each.items()), jnp.zeros((), jnp.float32))
-        if len(each) > 1:
+        if len(each) > 1 or any(teachers[teacher].weight != 1 for teacher in each):
             raw |= {f"{name}/{teacher}": value for teacher, value in each.items()}
     return raw
 

@@ -121,13 +121,13 @@ def layer_rates(config: OptimConfig, params: Any) -> Any:
     """Factors on the learning rate: layer_decay ** (layers between a parameter and its tower's output). Bao et al. 2021.
 
     Blocks are stacked, so their factors are f32[layers, 1, ...]; all others f32[]. logit_scale has factor 1. A ResNet's
-    layers are its bottlenecks: its stem is below them, its attention pool is at the output.
+    layers are its bottlenecks: its stem is below them, its attention pool is at the output. What is no tower's has factor 1.
     """
 
     def rate(path: str, leaf: Any) -> jax.Array:
         name, _, inner = path.partition("/")
         tower = params[name]
-        if not isinstance(tower, dict) or re.match(r"(ln_post|ln_final|proj|head|attnpool)/", inner):
+        if name not in ("visual", "text") or re.match(r"(ln_post|ln_final|proj|head|attnpool)/", inner):
             return jnp.ones((), jnp.float32)
         if inner.startswith("blocks/"):
             layers = leaf.shape[0]

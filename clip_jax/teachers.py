@@ -1,6 +1,7 @@
 """Teachers as a config names them, and what each puts into a batch: the targets that distillation terms compare with."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -103,8 +104,10 @@ def abstract_targets(offer: Offer, batch: int, rows: jax.sharding.Sharding, whol
 
 
 def check_teachers(teachers: Mapping[str, TeacherConfig]) -> None:
-    """Raises ValueError for weights and scales with which nothing can be learned."""
+    """Raises ValueError for weights and scales with which nothing can be learned, and for names that paths cannot hold."""
     for name, teacher in teachers.items():
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ValueError(f"teachers: the name {name!r} is part of parameters' paths; use letters, digits, _ and -")
         if not 0 <= teacher.weight < jnp.inf or not 0 <= teacher.scale < jnp.inf:
             raise ValueError(f"teachers.{name}: weight {teacher.weight} and scale {teacher.scale} must be 0 or more")
     if teachers and not sum(teacher.weight for teacher in teachers.values()) > 0:

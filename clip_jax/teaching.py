@@ -23,7 +23,7 @@ from clip_jax.masking import settled
 from clip_jax.models.clip import CLIPConfig, bind, towers_of
 from clip_jax.sharding import parameter_shardings, replicated
 from clip_jax.state import TrainState
-from clip_jax.teachers import AverageTeacher, LiveTeacher, Offer, StoreTeacher, Targets
+from clip_jax.teachers import AverageTeacher, LiveTeacher, Offer, StoreTeacher, Targets, check_teachers
 
 _SEARCHED = 100  # samples a class that its centroid is the mean of. Nair 2024
 
@@ -57,6 +57,7 @@ def open_teachers(config: TrainConfig, source: Source | None = None) -> Teachers
     Raises ValueError or FileNotFoundError, with the teacher's name, for a store that is damaged, of another data set or
     of other views than training draws.
     """
+    check_teachers(config.teachers)
     stores: dict[str, TeacherStore] = {}
     models: dict[str, CLIPConfig] = {}
     offers: dict[str, Offer] = {}
@@ -149,8 +150,11 @@ def _run(model: CLIPConfig, plan: Plan) -> Any:
 
 
 def _placed(params: Any, plan: Plan, teacher: LiveTeacher) -> Any:
-    """A live teacher's weights in its dtype, cut over the mesh by the student's general rule."""
-    weights = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(teacher.dtype)), params)
+    """A live teacher's weights in its dtype, cut over the mesh by the student's general rule.
+
+    Its temperature stays in f32: in bf16, a factor of 100 would be one of 98.9.
+    """
+    weights = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(teacher.dtype) if leaf.ndim else np.float32), params)
     mesh = dataclasses.replace(plan.config.mesh, rules=())
     return jax.device_put(weights, parameter_shardings(weights, plan.mesh, mesh))
 

@@ -1,6 +1,7 @@
 """The table of an objective's terms: which loss each is, and what it needs of the student and its teachers."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -45,6 +46,15 @@ class TermOptions:
     drrho_temperature: float = 0.01
     dark_temperature: float = 5.0
     centroid_side: Literal["teacher", "student"] = "teacher"
+
+    def __post_init__(self):
+        if not 0 <= self.mask_ratio < 1:
+            raise ValueError(f"objective.options.mask_ratio is {self.mask_ratio}; it must be in [0, 1)")
+        if not 0 <= self.affinity_scale < math.inf:
+            raise ValueError(f"objective.options.affinity_scale is {self.affinity_scale}; it must be at least 0")
+        for name in ("huber_delta", "drrho_temperature", "dark_temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"objective.options.{name} is {getattr(self, name)}; it must be above 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

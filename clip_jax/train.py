@@ -16,6 +16,7 @@ from clip_jax.checkpoint import Checkpoints, SaveFailed
 from clip_jax.data.pipeline import TrainStream
 from clip_jax.data.source import Source
 from clip_jax.data.sources import open_source
+from clip_jax.data.taught import Taught
 from clip_jax.evals.embed import Encoder, eval_target
 from clip_jax.evals.protocol import Evaluation
 from clip_jax.evals.showcase import Showcase
@@ -29,7 +30,7 @@ from clip_jax.models.flops import PEAK_FLOPS, train_flops_per_pair
 from clip_jax.run_folder import CHECKPOINTS, Lock, Records, make_folder
 from clip_jax.runs import check_same_run, check_same_teachers, write_config
 from clip_jax.state import TrainState
-from clip_jax.teaching import Teachers, open_teachers
+from clip_jax.teaching import Filling, open_teachers
 from clip_jax.tokenizer_file import open_tokenizer
 from clip_jax.writers import Progress
 
@@ -65,6 +66,7 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
     began = any((workdir / CHECKPOINTS).glob("[0-9]*"))
     reads = bool(config.init_from or config.inherit.model) and not began
     fresh = _first_state(plan) if reads else None  # before there is a folder, if it fails
+    fill = teachers.on(plan)
     make_folder(workdir)
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
@@ -82,7 +84,7 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
         if start:
             _log.info("going on from the checkpoint at step %d", start)
         records = stack.enter_context(contextlib.closing(Records(workdir, start, wandb=config.wandb)))
-        return _Loop(plan, source, teachers, evaluations, checkpoints, records).run(state, start, stop)
+        return _Loop(plan, source, teachers.taught, fill, evaluations, checkpoints, records).run(state, start, stop)
 
 
 def _first_state(plan: Plan) -> TrainState:
@@ -98,13 +100,14 @@ class _Loop:
         self,
         plan: Plan,
         source: Source,
-        teachers: Teachers,
+        taught: Taught,
+        fill: Filling,
         evaluations: Mapping[str, Evaluation],
         checkpoints: Checkpoints,
         records: Records,
     ):
         self._plan, self._config, self._source = plan, plan.config, source
-        self._taught, self._fill = teachers.taught, teachers.on(plan)
+        self._taught, self._fill = taught, fill
         self._evaluations, self._checkpoints, self._records = evaluations, checkpoints, records
         self._clock = _Clock(plan)
 
