@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from clip_jax.models.clip import unit
-from clip_jax.models.layers import linear
 
 DISTILL = "distill"  # the parameters' folder
 SCALE = "_scale"  # ends the names of learned factors, kept as their logs
@@ -62,4 +61,9 @@ def init_heads(names: Iterable[str], sizes: Sizes, key: jax.Array) -> dict[str, 
 
 def project(features: jax.Array, head: dict[str, jax.Array]) -> jax.Array:
     """unit(features W + b): f32[B, D_t] of the student's features before their norm, [B, D_s]."""
-    return unit(linear(features.astype(jnp.float32), head["kernel"], head["bias"]))
+    return unit(affine(features, head))
+
+
+def affine(features: jax.Array, head: dict[str, jax.Array]) -> jax.Array:
+    """features W + b in f32, outside `jax.shard_map` or inside: f32[B, D_t] for [B, D_s]."""
+    return jnp.matmul(features.astype(jnp.float32), head["kernel"], precision="highest") + head["bias"][None]

@@ -21,8 +21,7 @@ from clip_jax.losses.relational import vrd, vrd_ce, xrd
 from clip_jax.losses.robust import drrho
 from clip_jax.losses.sigmoid import sigmoid_pairs
 from clip_jax.losses.similarities import affinity, crd, reinforcement, sigmoid_distillation
-from clip_jax.models.layers import linear
-from clip_jax.projections import project
+from clip_jax.projections import affine, project
 from clip_jax.teachers import Targets
 
 
@@ -214,9 +213,7 @@ def _centroid(x: Lesson) -> jax.Array:
 
 
 def _classification(x: Lesson) -> jax.Array:
-    head = x.heads["classifier"]
-    logits = linear(x.student.image, head["kernel"], head["bias"])
-    return classification(logits, x.student.label, axes=x.axes)
+    return classification(affine(x.student.image, x.heads["classifier"]), x.student.label, axes=x.axes)
 
 
 def _info_nce(x: Student, axes: Axes) -> jax.Array:
