@@ -139,7 +139,7 @@ def _check_against(name: str, term: Term, teacher: str, offer: Offer, options: T
     projected = "projection" in term.needs or (name == "centroid" and options.centroid_side == "student")
     if projected and options.projection == "none" and offer.embed_dim != embed_dim:
         raise ValueError(
-            f"objective {name!r} compares embeddings of {embed_dim} numbers with teacher {teacher!r}'s of {offer.embed_dim}; "
+            f"objective {name!r} compares embeddings of {embed_dim} numbers with {offer.embed_dim} of teacher {teacher!r}; "
             "set objective.options.projection='linear', or use crd, affinity or reinforcement, which compare similarities"
         )
 

@@ -79,9 +79,9 @@ class Targets:
     None. scale, bias: of its logits, f32[]. centroids: unit-norm f32[C, D] of the classes, or None."""
 
     image: jax.Array
-    text: Any
     scale: jax.Array
     bias: jax.Array
+    text: Any = None
     synthetic: Any = None
     centroids: Any = None
 
