@@ -290,10 +290,10 @@ def test_learned_factors_are_clamped(plan: Plan, step: Any, start: Any, given: f
 
 def features(seed: int = 0) -> Features:
     rng = np.random.default_rng(seed)
-    drawn = [rng.standard_normal((BATCH, 16)).astype(np.float32) for _ in range(4)]
+    drawn: Any = [rng.standard_normal((BATCH, 16)).astype(np.float32) for _ in range(4)]
     names = ("image", "text", "synthetic", "masked")
     label = rng.integers(-1, CLASSES, BATCH).astype(np.int32)
-    return Features(**dict(zip(names, drawn, strict=True)), scale=np.float32(14), bias=np.float32(-2), label=label)  # pyright: ignore
+    return Features(**dict(zip(names, drawn, strict=True)), scale=np.float32(14), bias=np.float32(-2), label=label)
 
 
 def heads_for(goal: ObjectiveConfig, teachers: Mapping[str, Any] = TEACHERS) -> dict[str, Any]:
@@ -482,9 +482,9 @@ def test_what_cannot_be_computed_is_refused(case: str) -> None:
         ({"huber_delta": math.nan}, "huber_delta is nan; it must be above 0"),
     ],
 )
-def test_options_with_which_nothing_can_be_computed(given: dict[str, float], message: str) -> None:
+def test_options_with_which_nothing_can_be_computed(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        TermOptions(**given)  # pyright: ignore
+        TermOptions(**given)
 
 
 @pytest.mark.parametrize("steps", [(3, 3), (-1, 4), (5, 2)])
