@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
-.PHONY: quickstart test test-all lint format bench clean
+.PHONY: quickstart test test-all lint format bench bench-distill clean
 .DEFAULT_GOAL := quickstart
 
 $(VENV)/.base: requirements.txt pyproject.toml
@@ -39,6 +39,10 @@ format: $(VENV)/.test
 
 bench: $(VENV)/.test
 	@$(BIN)/python -m tests.bench
+
+# Hours on two cores; it goes on where it was stopped. All that it can be told: python -m tests.bench.distill --help
+bench-distill: $(VENV)/.test
+	@$(BIN)/python -m tests.bench.distill $(ARGS)
 
 clean:
 	rm -rf .venv .venv-newest runs

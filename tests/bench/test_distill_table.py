@@ -1,0 +1,74 @@
+"""The statistics and the table of the distillation bench."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.bench.distill_table import (
+    BEGIN,
+    END,
+    Difference,
+    cell,
+    difference,
+    difference_cell,
+    markdown,
+    write_between,
+)
+
+NONE = {0: {"r1": 0.10}, 1: {"r1": 0.14}, 2: {"r1": 0.12}}
+
+
+def better(*gains: float) -> dict[int, dict[str, float]]:
+    return {seed: {"r1": NONE[seed]["r1"] + gain} for seed, gain in enumerate(gains)}
+
+
+def test_difference_is_taken_seed_by_seed():
+    found = difference(better(0.01, 0.02, 0.03), NONE, "r1")
+    assert found is not None
+    assert found.mean == pytest.approx(0.02)
+    assert found.spread == pytest.approx(np.std([0.01, 0.02, 0.03], ddof=1))
+    assert found.seeds == 3
+
+
+@pytest.mark.parametrize(
+    ("gains", "clear"),
+    # t of 95% with two degrees of freedom is 4.303: the interval of the first pair's mean is 0.02 +- 0.0248
+    [((0.01, 0.02, 0.03), False), ((0.016, 0.02, 0.024), True), ((-0.016, -0.02, -0.024), True), ((0.01,), None)],
+)
+def test_clear_is_where_the_interval_leaves_zero_out(gains, clear):
+    found = difference(better(*gains), NONE, "r1")
+    assert found is not None
+    assert found.clear is clear
+
+
+def test_difference_without_a_common_seed():
+    assert difference({3: {"r1": 0.5}}, NONE, "r1") is None
+    assert difference_cell(None) == ""
+
+
+def test_cells():
+    assert cell([0.1, 0.14, 0.12]) == "12.0 ± 2.0"
+    assert cell([0.1]) == "10.0"
+    assert cell([]) == ""
+    assert difference_cell(Difference(mean=0.02, spread=0.004, seeds=3, clear=True)) == "+2.0 ± 0.4 *"
+    assert difference_cell(Difference(mean=-0.02, spread=0.03, seeds=3, clear=False)) == "-2.0 ± 3.0"
+    assert difference_cell(Difference(mean=0.02, spread=math.nan, seeds=1, clear=None)) == "+2.0"
+
+
+def test_table_between_its_marks(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    table = markdown(["a", "b"], [["x", "1"]])
+    for _ in range(2):
+        write_between(page, table)
+    assert page.read_text() == f"before\n{BEGIN}\n| a | b |\n| --- | ---: |\n| x | 1 |\n{END}\nafter\n"
+
+
+@pytest.mark.parametrize("text", ["nothing", f"{BEGIN} alone", f"{END} then {BEGIN}"])
+def test_page_without_marks(tmp_path, text):
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(ValueError, match="no place for the table"):
+        write_between(page, "table")
+    assert page.read_text() == text
