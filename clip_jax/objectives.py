@@ -91,6 +91,9 @@ def check_objective(
             "objective 'sigmoid' needs a model with logit_bias: most pairs do not match, and without it the first steps "
             "only unlearn that they do; set model.init_logit_bias=-10 and model.init_logit_scale=2.302585 (ln 10)"
         )
+    for name, teacher in teachers.items():
+        if unknown := sorted(set(teacher.losses) - set(config.weights)):
+            raise ValueError(f"teachers.{name}.losses {unknown}: not in objective.weights {sorted(config.weights)}")
     for name, term in config.used.items():
         if "bias" in term.needs and not has_bias:
             raise ValueError(f"objective {name!r} needs a student with logit_bias; set model.init_logit_bias=-10")
@@ -111,9 +114,7 @@ def check_objective(
             )
         for teacher in served:
             _check_against(name, term, teacher, offers[teacher], config.options, embed_dim)
-    for name, teacher in teachers.items():
-        if unknown := sorted(set(teacher.losses) - set(config.weights)):
-            raise ValueError(f"teachers.{name}.losses {unknown}: not in objective.weights {sorted(config.weights)}")
+    for name in teachers:
         if not any(name in serving(loss, teachers) for loss, term in config.used.items() if term.of != "student"):
             raise ValueError(
                 f"teachers.{name} serves no term of objective.weights {dict(config.weights)}; add one, such as crd=1.0, or "
