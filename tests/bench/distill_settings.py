@@ -15,7 +15,6 @@ from clip_jax.models.presets import preset
 from clip_jax.objectives import ObjectiveConfig, Ramp
 from clip_jax.optim import OptimConfig
 from clip_jax.teachers import AverageTeacher, StoreTeacher, TeacherConfig
-from clip_jax.terms import TermOptions
 from tests.bench.distill_data import split
 
 BATCH = 256
@@ -41,7 +40,6 @@ class Variant:
     weights: Weights
     teacher: str = "store"
     inherit: str = ""
-    options: TermOptions = TermOptions()
     lr: float = 0.0
 
 
@@ -85,7 +83,7 @@ def student_config(variant: Variant, seed: int, *, data: Path, samples: int, tea
         model=_student(whole_text=variant.inherit == "text"),
         source=split(data, "train"),
         read=ReadConfig(augmentation=_AUGMENTATION, workers=0),
-        objective=ObjectiveConfig(weights=variant.weights, options=variant.options),
+        objective=ObjectiveConfig(weights=variant.weights),
         teachers=teachers,
         optim=dataclasses.replace(_OPTIM, lr=variant.lr or LR, warmup_steps=steps // 10, freeze=frozen),
         inherit=inherit,
