@@ -126,7 +126,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("report.read", "interop.layouts.open_clip", "store_writing"),
     ("interop.recognize", "interop.write", "extract", "store_import"),
-    ("loading", "init_from", "interop.convert", "masked_run"),
+    ("loading", "init_from", "interop.convert", "masked_run", "students"),
     ("teaching",),
     ("train",),
     ("report.svg", "report.render"),

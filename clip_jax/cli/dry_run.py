@@ -1,4 +1,4 @@
-"""What a config would do, before it does it: parameters, placement, memory, schedule."""
+"""What a config would do, before it does it: parameters, placement, objective, memory, schedule."""
 
 import jax
 import numpy as np
@@ -9,7 +9,9 @@ from clip_jax import tree
 from clip_jax.experiment import Plan
 from clip_jax.models.clip import count_parameters
 from clip_jax.models.flops import macs_per_pair
+from clip_jax.objectives import Ramp, serving
 from clip_jax.optim import decay_mask, learning_rate, trained_mask
+from clip_jax.teachers import KINDS, AverageTeacher, StoreTeacher, TeacherConfig
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -22,6 +24,9 @@ def print_plan(plan: Plan, console: Console) -> None:
         f"{dict(plan.mesh.shape)} of {size} {plan.mesh.devices.flat[0].device_kind}  ·  batch {config.batch_size:,}, "
         f"{config.batch_size // size:,} a device\n"
     )
+    console.print(_objective(plan))
+    if config.teachers:
+        console.print(_teachers(plan))
     console.print(_memory(plan))
     console.print(_schedule(plan))
 
@@ -45,8 +50,45 @@ def _parameters(plan: Plan) -> Table:
     return view
 
 
+def _objective(plan: Plan) -> Table:
+    goal, teachers = plan.config.objective, plan.config.teachers
+    view = Table(title="Objective", box=None, pad_edge=False, title_justify="left")
+    for name in ("loss", "weight", "against"):
+        view.add_column(name)
+    for name, term in goal.used.items():
+        weight = goal.weights[name]
+        said = (
+            f"{weight:g}"
+            if not isinstance(weight, Ramp)
+            else (f"{weight.start:g} to {weight.end:g}, steps {weight.first:,} to {weight.last:,}")
+        )
+        view.add_row(name, said, "the pairs" if term.of == "student" else ", ".join(serving(name, teachers)))
+    return view
+
+
+def _teachers(plan: Plan) -> Table:
+    view = Table(title="\nTeachers", box=None, pad_edge=False, title_justify="left")
+    for name in ("teacher", "kind", "from", "embedding", "weight", "scale"):
+        view.add_column(name)
+    kinds = {cls: kind for kind, cls in KINDS.items()}
+    for name, teacher in plan.config.teachers.items():
+        size, scale = f"{plan.offers[name].embed_dim:,}", f"{teacher.scale:g}" if teacher.scale else "its own"
+        view.add_row(name, kinds[type(teacher)], _place(teacher), size, f"{teacher.weight:g}", scale)
+    return view
+
+
+def _place(teacher: TeacherConfig) -> str:
+    match teacher:
+        case StoreTeacher():
+            return teacher.path
+        case AverageTeacher():
+            return "the student"
+        case _:
+            return teacher.model
+
+
 def _memory(plan: Plan) -> Table:
-    view = Table(title="Memory a device", box=None, pad_edge=False, title_justify="left")
+    view = Table(title="\nMemory a device", box=None, pad_edge=False, title_justify="left")
     view.add_column("what")
     view.add_column("MB", justify="right")
     state, at = plan.state, plan.shardings

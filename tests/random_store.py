@@ -1,0 +1,54 @@
+"""A teacher's store without a teacher's work: the real writer, random unit rows."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from clip_jax.data.sources import SourceConfig, open_source
+from clip_jax.data.teacher_index import finish_store
+from clip_jax.data.teacher_manifest import Manifest, SourceInfo, StoredViews, TeacherInfo
+from clip_jax.data.teacher_shards import ShardRows, write_shard
+from clip_jax.models.clip import CLIPConfig
+from clip_jax.plain import to_dict
+
+
+def write_random_store(
+    folder: Path,
+    weights: Path,
+    config: CLIPConfig,
+    source: SourceConfig,
+    *,
+    views: StoredViews | None = None,
+    captions: bool = True,
+) -> Path:
+    """Of every sample of `source`, as if the model in `weights` had embedded it."""
+    opened, rng = open_source(source), np.random.default_rng(len(folder.name))
+    manifest = Manifest(
+        teacher=TeacherInfo(
+            name=str(weights), weights_hash="ab", embed_dim=config.embed_dim, logit_scale=3.0, model=to_dict(config)
+        ),
+        tokenizer="cd",
+        preprocessing={},
+        source=SourceInfo(name=opened.name, samples=len(opened), config=to_dict(source)),
+        views=views,
+        captions=captions,
+        rows_per_shard=len(opened),
+    )
+
+    def unit(*shape: int) -> np.ndarray:
+        rows = rng.standard_normal((*shape, config.embed_dim))
+        return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+    uids = [opened.uid(index) for index in range(len(opened))]
+    rows = ShardRows(uid=np.array(uids, np.uint64), image=unit(len(uids), manifest.image_views))
+    if views is not None:
+        drawn = [[views.draw(uid, n, 16, 16).to_row() for n in range(views.count)] for uid in uids]
+        rows = dataclasses.replace(rows, view=np.array(drawn))
+    if captions:
+        samples = (opened[index] for index in range(len(opened)))
+        texts = [(*sample.captions, *sample.synthetic) for sample in samples]
+        rows = dataclasses.replace(rows, captions=texts, text=unit(sum(map(len, texts))))
+    folder.mkdir(parents=True)
+    finish_store(folder, manifest, [write_shard(folder, 0, rows, dtype=manifest.dtype)])
+    return folder

@@ -1,0 +1,266 @@
+"""The distillation recipes: each builds, says what it does and trains in small; of a full-size teacher come published sizes."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from clip_jax import run_folder
+from clip_jax.checkpoint import CheckpointConfig
+from clip_jax.cli import train as command
+from clip_jax.cli.configs import load_config, to_dataclass
+from clip_jax.data.digits import DigitsConfig
+from clip_jax.data.glyphs import GlyphsConfig
+from clip_jax.data.images import Augmentation
+from clip_jax.data.pipeline import ReadConfig
+from clip_jax.data.sources import MixtureConfig, Weighted
+from clip_jax.data.teacher_manifest import StoredViews
+from clip_jax.evals.retrieval import RetrievalConfig
+from clip_jax.experiment import Plan, TrainConfig
+from clip_jax.models.clip import abstract_params
+from clip_jax.models.layers import Running
+from clip_jax.models.presets import preset
+from clip_jax.models.resnet import ResNetConfig
+from clip_jax.models.vit import VisionConfig
+from clip_jax.plain import to_dict
+from clip_jax.students import half, has_synthetic, known, known_teachers
+from clip_jax.teachers import LiveTeacher, StoreTeacher
+from clip_jax.teaching import open_teachers
+from tests.random_store import write_random_store
+from tests.small_teacher import TEACHER, write_teacher
+
+ROOT = Path(__file__).parents[1]
+VIEWS = StoredViews(count=2, seed=3, augmentation=Augmentation(scale=(0.5, 1.0), flip=0.5))
+GLYPHS = GlyphsConfig(split="validation", limit=40, size=16)
+WRITTEN = dataclasses.replace(GLYPHS, synthetic=2)
+SMALL = ("--config.batch_size=16", "--config.steps=3", "--config.read.workers=0", "--config.log_every=1")
+
+# recipe -> (what stands for its teacher in `place`, the losses it logs)
+RECIPES = {
+    "distill": ("plain", ("info_nce",)),
+    "distill_clip_kd": ("plain", ("info_nce", "crd", "fd", "icl")),
+    "distill_drrho": ("plain", ("drrho",)),
+    "distill_embed_kd": ("digits", ("centroid", "classification")),
+    "distill_ensemble": ("several", ("info_nce", "crd", "crd/live", "fd_cosine", "fd_cosine/stored")),
+    "distill_mobileclip": ("written", ("reinforcement", "reinforcement_synthetic")),
+    "distill_piccollage": ("images", ("image_cosine",)),
+    "distill_self": ("teacher", ("info_nce", "csd_features", "csd_relations")),
+    "distill_tinyclip": ("plain", ("affinity",)),
+    "distill_tinyclip_masks": ("plain", ("affinity", "mask_penalty")),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Teachers of all kinds, 16 pixels, 16 numbers an embedding."""
+    folder = tmp_path_factory.mktemp("recipes")
+    weights = write_teacher(folder / "teacher")
+    wide = dataclasses.replace(TEACHER, embed_dim=24)
+    write_random_store(folder / "plain", weights, TEACHER, GLYPHS)
+    write_random_store(folder / "images", weights, TEACHER, GLYPHS, views=VIEWS, captions=False)
+    write_random_store(folder / "digits", weights, TEACHER, DigitsConfig(size=16), captions=False)
+    write_random_store(folder / "written" / "a", weights, TEACHER, WRITTEN, views=VIEWS)
+    write_random_store(folder / "written" / "b.2", weights, wide, WRITTEN, views=VIEWS)
+    write_random_store(folder / "several" / "stored", weights, wide, GLYPHS)
+    (folder / "several" / "live").symlink_to(weights)
+    return folder
+
+
+@pytest.fixture
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half the time to compile; that eight devices do the same is for the tests of the losses."""
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: first)
+
+
+def recipe(name: str, teacher: Path | str) -> ConfigDict:
+    return load_config(f"{ROOT / 'configs' / name}.py:{teacher}")
+
+
+def planned(config: ConfigDict) -> Plan:
+    experiment = to_dataclass(config)
+    return Plan(experiment, open_teachers(experiment).offers)
+
+
+def elements(params: Any) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def test_every_recipe_is_tried() -> None:
+    assert set(RECIPES) == {path.stem for path in (ROOT / "configs").glob("distill*.py")}
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_what_it_does_and_trains(
+    name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(ROOT)
+    teacher, losses = RECIPES[name]
+    file = ROOT / "configs" / f"{name}.py"
+    assert len(file.read_text().splitlines()) <= 60
+    given = ["train", "--config", f"{file}:{place / teacher}", *SMALL]
+    assert command.main([*given, "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    for expected in ("Parameters", "visual/blocks/attn/qkv/kernel", "Objective", "Memory a device", "Schedule"):
+        assert expected in said
+    table = said.partition("Objective")[2].partition("Memory a device")[0]
+    for loss in losses:
+        assert loss.partition("/")[0] in table or loss == "mask_penalty"
+    assert command.main([*given, "--workdir", str(tmp_path / "run")]) == 0
+    rows = [json.loads(row) for row in (tmp_path / "run" / run_folder.METRICS).read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert set(losses) <= set(rows[0])
+
+
+@pytest.mark.usefixtures("one_device")
+def test_the_dry_run_names_teachers_ramps_and_heads(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, changes in (("distill_ensemble", ["--config.teachers.live.scale=60"]), ("distill_self", [])):
+        teacher = place / RECIPES[name][0]
+        file = f"{ROOT / 'configs' / name}.py:{teacher}"
+        assert command.main(["train", "--config", file, *SMALL, *changes, "--dry_run"]) == 0
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    several = place / "several"
+    for expected in (
+        "info_nce 1 the pairs",
+        "crd 1 live, stored",
+        f"live live {several / 'live'} 16 0.5 60",
+        f"stored store {several / 'stored'} 24 0.5 its own",
+        "csd_features 0 to 1, steps 0 to 1 average",
+        "average average the student 16 1 its own",
+    ):
+        assert expected in rows
+    assert any(row.startswith("distill/live/image_projection/kernel (24, 16)") for row in rows)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a teacher whose weights are nowhere."""
+    folder = tmp_path_factory.mktemp("large")
+    return write_random_store(folder / "store", folder / "absent", preset("ViT-B-32"), GLYPHS, views=VIEWS)
+
+
+def test_piccollage_is_the_published_student(large: Path) -> None:
+    config = recipe("distill_piccollage", large)
+    plan = planned(config)
+    assert elements(plan.state.params["visual"]) == pytest.approx(12.04e6, abs=0.005e6)
+    whole = abstract_params(preset("ViT-B-32"))["text"]
+    assert elements(plan.state.params["text"]) == elements(whole)
+    image = plan.config.model.vision_cfg
+    assert isinstance(image, VisionConfig)
+    assert (image.width, image.layers, image.patch_size, image.width // image.head_width) == (384, 6, 32, 12)
+    assert plan.config.model.embed_dim == 512
+    assert plan.config.inherit.model.endswith("absent")
+    config.model.vision_cfg.head_width = 16
+    assert elements(planned(config).state.params["visual"]) == elements(plan.state.params["visual"])
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("distill_embed_kd", "distill_ensemble")])
+def test_recipes_of_a_full_size_teacher(name: str, large: Path) -> None:
+    plan = planned(recipe(name, large))
+    image = plan.config.model.vision_cfg
+    assert (image.width, image.layers) == ((768, 12) if name == "distill_tinyclip_masks" else (384, 6))
+    assert plan.config.model.dtype == "bfloat16"
+    assert plan.config.batch_size == 1024
+    assert plan.config.read.augmentation == VIEWS.augmentation
+    assert plan.config.source == GLYPHS
+
+
+def test_what_depends_on_the_steps_follows_them(place: Path) -> None:
+    config = recipe("distill_self", place / "plain")
+    config.steps = 1000
+    experiment = to_dataclass(config)
+    assert experiment.optim.warmup_steps == 100
+    rising: Any = experiment.objective.weights["csd_features"]
+    assert (rising.first, rising.last) == (100, 201)
+
+
+def test_a_run_shares_its_settings_with_its_student(place: Path, tmp_path: Path) -> None:
+    run = TrainConfig(
+        model=dataclasses.replace(TEACHER, running=Running(scan=False)),
+        steps=700,
+        batch_size=32,
+        source=GLYPHS,
+        read=ReadConfig(workers=0, augmentation=VIEWS.augmentation),
+        evals={"val": RetrievalConfig(source=GLYPHS)},
+        checkpoint=CheckpointConfig(every=100, best="val/text_to_image_r1"),
+    )
+    (tmp_path / "run" / run_folder.CHECKPOINTS).mkdir(parents=True)
+    (tmp_path / "run" / run_folder.CONFIG).write_text(json.dumps(to_dict(run)))
+    store = write_random_store(tmp_path / "store", tmp_path / "run", TEACHER, GLYPHS)
+    for teacher, augmentation in ((tmp_path / "run", VIEWS.augmentation), (store, None)):
+        config = planned(recipe("distill_clip_kd", teacher)).config
+        assert (config.steps, config.batch_size, config.model.dtype) == (700, 32, "float32")
+        assert config.model.running == Running(scan=False)
+        assert config.read == ReadConfig(workers=0, augmentation=augmentation)
+        assert (config.evals, config.checkpoint) == (run.evals, run.checkpoint)
+        assert config.optim.warmup_steps == 17
+    assert isinstance(known(str(tmp_path / "run")).teacher, LiveTeacher)
+    assert known(str(store)).teacher == StoreTeacher(path=str(store))
+
+
+def test_a_folder_of_teachers_may_hold_a_student(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "teacher").symlink_to(place / "plain")
+    small = half(TEACHER)
+    write_teacher(tmp_path / "student", config=small)
+    assert list(known_teachers(str(tmp_path))) == ["teacher"]
+    assert list(known_teachers(str(place / "written"))) == ["a", "b_2"]
+    config = planned(recipe("distill_tinyclip", tmp_path)).config
+    assert config.init_from == str(tmp_path / "student")
+    assert config.inherit.model == ""
+    assert config.model == small
+    assert planned(recipe("distill_tinyclip", place / "plain")).config.inherit.model == str(place / "teacher")
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "text", "embed_dim"),
+    [
+        ("ViT-B-32", (384, 6, 64), (256, 4, 6), 512),
+        ("ViT-T-16", (96, 6, 32), (192, 3, 6), 384),  # three heads: half as wide, not half as many
+        ("tiny", (64, 2, 32), (64, 2, 2), 128),
+        ("ViT-B-16-SigLIP", (384, 6, 64), (384, 6, 6), 384),  # its channels are its embedding
+    ],
+)
+def test_half_a_model(name: str, image: tuple[int, ...], text: tuple[int, ...], embed_dim: int) -> None:
+    model = half(preset(name))
+    vision = model.vision_cfg
+    assert isinstance(vision, VisionConfig)
+    assert (vision.width, vision.layers, vision.head_width) == image
+    assert (model.text_cfg.width, model.text_cfg.heads, model.text_cfg.layers) == text
+    assert model.embed_dim == embed_dim
+    assert elements(abstract_params(model)) < 0.6 * elements(abstract_params(preset(name)))
+
+
+def test_half_a_resnet() -> None:
+    model = half(preset("RN50"))
+    assert model.vision_cfg == ResNetConfig(layers=(2, 2, 3, 2), width=32)
+    abstract_params(model)
+
+
+def test_generated_captions_are_found_in_mixtures() -> None:
+    mixture: Mapping[bool, MixtureConfig] = {
+        found: MixtureConfig(parts=(Weighted(weight=1, source=WRITTEN if found else GLYPHS),))
+        for found in (True, False)
+    }
+    assert has_synthetic(mixture[True])
+    assert not has_synthetic(mixture[False])
+    assert not has_synthetic(DigitsConfig())
+
+
+def test_what_is_no_teacher(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="absent does not exist; give a teacher's store"):
+        recipe("distill_clip_kd", tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no weights and no configuration"):
+        recipe("distill_clip_kd", tmp_path / "empty")
