@@ -28,6 +28,10 @@ class Ramp:
         if not 0 <= self.first < self.last:
             raise ValueError(f"{self}: give steps 0 <= first < last")
 
+    def __format__(self, spec: str) -> str:
+        """As a number is written: "(2 to -0.8)"."""
+        return f"({self.start:{spec}} to {self.end:{spec}})"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:

@@ -12,7 +12,7 @@ from clip_jax.data.sources import MixtureConfig
 from clip_jax.evals.protocol import Figure, Outcome, is_share
 from clip_jax.models.clip import CLIPConfig
 from clip_jax.models.presets import NAMES, preset
-from clip_jax.objectives import ObjectiveConfig, Ramp
+from clip_jax.objectives import ObjectiveConfig
 from clip_jax.plain import to_dict
 from clip_jax.report.read import Recorded
 from clip_jax.teachers import AverageTeacher, LiveTeacher, StoreTeacher, TeacherConfig
@@ -230,7 +230,7 @@ def model_words(config: CLIPConfig) -> str:
 
 def objective_words(config: ObjectiveConfig) -> str:
     """Its losses and their weights: "info_nce x 1 and crd x 0.5"."""
-    return listing([f"{name} x {_weight_words(weight)}" for name, weight in config.weights.items()])
+    return listing([f"{name} x {weight:g}" for name, weight in config.weights.items()])
 
 
 def teacher_words(config: TeacherConfig) -> str:
@@ -260,10 +260,6 @@ def source_words(config: Any) -> str:
 def listing(parts: list[str]) -> str:
     """ "a, b and c" """
     return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part) if parts else ""
-
-
-def _weight_words(weight: float | Ramp) -> str:
-    return f"({weight.start:g} to {weight.end:g})" if isinstance(weight, Ramp) else f"{weight:g}"
 
 
 def _value_words(value: Any) -> str:
