@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
+CLIP := $(BIN)/python -m clip_jax
 .PHONY: quickstart test test-all lint format bench bench-distill clean
 .DEFAULT_GOAL := quickstart
 
@@ -17,10 +18,17 @@ $(VENV)/.test: $(VENV)/.base
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[test]"
 	@touch $@
 
+# A model, then a student of half its width and layers with its stored embeddings as teacher, and the same student alone.
 quickstart: $(VENV)/.base
-	@$(BIN)/python -m clip_jax train --config configs/quickstart.py --workdir $(RUN)
-	@$(BIN)/python -m clip_jax evaluate $(RUN)
-	@$(BIN)/python -m clip_jax report $(RUN)
+	@$(CLIP) train --config configs/quickstart.py --workdir $(RUN)
+	@$(CLIP) embed --model $(RUN) --data configs/quickstart_alone.py --store $(RUN)-store
+	@$(CLIP) train --config configs/quickstart_student.py:$(RUN) --workdir $(RUN)-student
+	@$(CLIP) train --config configs/quickstart_alone.py:$(RUN) --workdir $(RUN)-alone
+	@$(CLIP) evaluate $(RUN)
+	@$(CLIP) evaluate $(RUN)-student
+	@$(CLIP) evaluate $(RUN)-alone
+	@$(CLIP) report $(RUN)
+	@$(CLIP) report $(RUN) $(RUN)-student $(RUN)-alone
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python

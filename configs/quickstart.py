@@ -39,7 +39,7 @@ def get_config(model: str = "tiny") -> ConfigDict:
     config.optim.clip_norm = 1.0
     config.optim.ema_decay = 0.99
     config.checkpoint.every = 125
-    config.eval_every = 125
+    config.eval_every = 250
     config.evals = {
         "validation": part(RetrievalConfig(source=GlyphsConfig(split="validation", limit=300), first_caption=True)),
         "other_designers": part(RetrievalConfig(source=GlyphsConfig(split="designers", limit=500), first_caption=True)),

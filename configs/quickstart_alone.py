@@ -19,9 +19,9 @@ def get_config(teacher: str = "runs/quickstart") -> ConfigDict:
     for tower in (model.vision_cfg, model.text_cfg):
         tower.width, tower.layers = tower.width // 2, (tower.layers + 1) // 2
     model.vision_cfg.head_width //= 2
-    config.source = glyphs(variants=2)
-    config.steps = 400
-    config.checkpoint.every = 200
+    config.source = glyphs(variants=1)
+    config.steps = 300
+    config.checkpoint.every = 150
     config.eval_every = 0
     if Path(teacher).exists():
         gallery = GlyphsConfig(split="designers", limit=500)
