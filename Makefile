@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 CLIP := $(BIN)/python -m clip_jax
-.PHONY: quickstart test test-all lint format bench bench-distill clean
+.PHONY: quickstart test test-all lint format bench bench-distill bench-teacher clean
 .DEFAULT_GOAL := quickstart
 
 $(VENV)/.base: requirements.txt pyproject.toml
@@ -51,6 +51,10 @@ bench: $(VENV)/.test
 # Hours on two cores; it goes on where it was stopped. All that it can be told: python -m tests.bench.distill --help
 bench-distill: $(VENV)/.test
 	@$(BIN)/python -m tests.bench.distill $(ARGS)
+
+# Minutes: a stored and a live teacher against none. ARGS=--write puts the figures into docs/distillation.md.
+bench-teacher: $(VENV)/.test
+	@$(BIN)/python -m tests.bench.teacher_cost $(ARGS)
 
 clean:
 	rm -rf .venv .venv-newest runs

@@ -105,6 +105,9 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
         "compiled": compiled,
         "targets_kb": memory["stored"]["targets"] / 1e3,
         "heads_mb": (memory["stored"]["state"] - memory["plain"]["state"]) / 1e6,
+        # With no activations at all: weights, two moments and a gradient of the student, and the teacher's weights.
+        "most_size": 1 + memory["live"]["teacher"]["arguments"] / (memory["stored"]["state"] * 4 / 3),
+        "state_mb": memory["plain"]["state"] / 1e6,
         "weights_mb": memory["live"]["teacher"]["arguments"] / 1e6,
         "whole_size": peak["live"] / peak["stored"],
         "whole_compiled": compiled["live"] / compiled["stored"],
