@@ -14,17 +14,22 @@ import numpy as np
 import pytest
 
 import clip_jax
-from clip_jax import run_folder, tree
+from clip_jax import run_folder, sharding, tree
 from clip_jax import train as train_module
 from clip_jax.checkpoint import Checkpoints
 from clip_jax.cli.configs import to_dataclass
 from clip_jax.data.centroids import class_centroids
 from clip_jax.data.digits import Digits, DigitsConfig
 from clip_jax.data.images import Augmentation
+from clip_jax.data.pipeline import TrainStream
+from clip_jax.data.source import Source
+from clip_jax.data.sources import open_source
 from clip_jax.data.teacher_manifest import read_manifest
 from clip_jax.data.teacher_shards import shard_name
 from clip_jax.data.teacher_store import TeacherStore
+from clip_jax.evals.embed import eval_target
 from clip_jax.experiment import Plan, TrainConfig
+from clip_jax.init_from import state_from
 from clip_jax.interop.convert import convert
 from clip_jax.interop.recognize import open_weights
 from clip_jax.loading import load_encoder
@@ -35,7 +40,7 @@ from clip_jax.objectives import ObjectiveConfig, Ramp
 from clip_jax.plain import from_json, to_dict
 from clip_jax.runs import load_run, read_config
 from clip_jax.teachers import AverageTeacher, LiveTeacher, Offer, StoreTeacher
-from clip_jax.teaching import open_teachers
+from clip_jax.teaching import Teachers, open_teachers
 from clip_jax.terms import TermOptions
 from clip_jax.train import train
 from tests import small_config
@@ -169,9 +174,11 @@ def test_heads_stay_behind_when_a_run_is_handed_on(finished: Path, config: Train
     assert "(1 to 0.5) x info_nce, 1 x crd" in (tmp_path / "there" / "README.md").read_text()
     told = clip_jax.load(tmp_path / "there").encode_text(["a red house"])
     np.testing.assert_allclose(told, model.encode_text(["a red house"]), atol=1e-5)
-    again = dataclasses.replace(config, init_from=str(finished))  # and a new run grows its own
-    train(again, tmp_path / "again", stop=lambda step: step == 1)
-    assert rows(tmp_path / "again")[0]["crd"] < rows(finished)[0]["crd"]
+    plan = Plan(config, open_teachers(config).offers)
+    begun = state_from(plan, str(finished)).params  # and a new run grows its own
+    np.testing.assert_array_equal(begun["visual"]["proj"]["kernel"], state.ema["visual"]["proj"]["kernel"])
+    assert tree.misfits(begun, plan.state.params) == []
+    assert float(begun["distill"]["live"]["icl_scale"]) == pytest.approx(math.log(1 / 0.07))
 
 
 def test_a_run_goes_on_with_the_teacher_it_began_with(
@@ -353,23 +360,28 @@ def test_stores_of_other_views_or_without_texts_are_refused(place: Path, config:
         Plan(given, open_teachers(given).offers)
 
 
-def test_scales_of_teachers(place: Path, config: TrainConfig) -> None:
-    """A store's and a live teacher's own, whatever the dtype; one that a config sets goes before."""
-    source = train_module.open_source(config.source)
-    warm = dataclasses.replace(config.teachers["stored"], scale=60.0)
-    given = dataclasses.replace(config, teachers={**config.teachers, "warm": warm})
-    teachers = open_teachers(given, source)
-    plan = Plan(given, teachers.offers)
-    state = plan.initial_state()
-    stream = train_module.TrainStream(
-        source, train_module.eval_target(given.model), given.read, seed=0, batch_size=16, taught=teachers.taught
-    )
+def next_batch(plan: Plan, teachers: Teachers, source: Source) -> tuple[dict[str, Any], np.ndarray]:
+    """The first one of a training, on the devices, and its uids."""
+    target, read = eval_target(plan.config.model), plan.config.read
+    stream = TrainStream(source, target, read, seed=0, batch_size=plan.config.batch_size, taught=teachers.taught)
     try:
         batch, _ = next(stream)
     finally:
         stream.close()
     uid = batch.pop("uid")
-    filled = teachers.on(plan)(train_module.sharding.to_global(batch, plan.mesh), state)
+    return sharding.to_global(batch, plan.mesh), uid
+
+
+def test_scales_of_teachers(place: Path, config: TrainConfig) -> None:
+    """A store's and a live teacher's own, whatever the dtype; one that a config sets goes before."""
+    source = open_source(config.source)
+    warm = dataclasses.replace(config.teachers["stored"], scale=60.0)
+    given = dataclasses.replace(config, teachers={**config.teachers, "warm": warm})
+    teachers = open_teachers(given, source)
+    plan = Plan(given, teachers.offers)
+    state = plan.initial_state()
+    batch, uid = next_batch(plan, teachers, source)
+    filled = teachers.on(plan)(batch, state)
     expected = plan.batch()
     assert jax.tree.map(np.shape, filled) == jax.tree.map(np.shape, expected)
     assert jax.tree.map(lambda a: (a.dtype, a.sharding), filled) == jax.tree.map(
@@ -403,10 +415,12 @@ def test_centroids_are_of_the_first_samples_of_each_class(
     seen = [source[index] for index in range(80)]
     images = teacher.encode_image([one.image for one in seen])
     wanted = class_centroids(images, np.array([one.label for one in seen]), 10)
-    np.testing.assert_allclose(open_teachers(given, source).centroids["t"], wanted, atol=1e-5)
-    assert train(given, tmp_path / "run").complete
-    written = rows(tmp_path / "run")
-    for row in written:
-        assert row["loss"] == pytest.approx(0.5 * row["centroid"] + row["classification"], rel=1e-5)
-    assert written[0]["classification"] == pytest.approx(math.log(10), rel=0.3)
-    assert "distill" not in load_run(tmp_path / "run").params
+    teachers = open_teachers(given, source)
+    plan = Plan(given, teachers.offers)
+    np.testing.assert_allclose(teachers.centroids["t"], wanted, atol=1e-5)
+    filled = teachers.on(plan)(next_batch(plan, teachers, source)[0], plan.state)
+    np.testing.assert_array_equal(filled["targets"]["t"].centroids, teachers.centroids["t"])
+    assert jax.tree.map(np.shape, filled) == jax.tree.map(np.shape, plan.batch())
+    heads = plan.state.params["distill"]["t"]
+    assert heads["classifier"]["kernel"].shape == (32, 10)
+    assert heads["centroid_projection"]["kernel"].shape == (16, 32)
