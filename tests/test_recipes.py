@@ -172,6 +172,16 @@ def test_a_recipe_trains(name: str, place: Path, tmp_path: Path) -> None:
     assert set(RECIPES[name].logs) <= set(rows[0])
 
 
+@pytest.mark.usefixtures("quickly")
+def test_the_quickstarts_student_has_its_store_beside_the_teacher(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run-store").symlink_to(place / "plain")
+    config = f"{ROOT}/configs/quickstart_student.py:{tmp_path}/run"
+    assert command.main(["train", "--config", config, *SMALL, "--config.optim.warmup_steps=1", "--dry_run"]) == 0
+    assert f"{tmp_path}/run-store" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a teacher whose weights are nowhere."""

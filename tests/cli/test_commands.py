@@ -15,7 +15,11 @@ from clip_jax.experiment import Plan
 from clip_jax.models.presets import preset
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if not path.name.startswith(("__init__", "distill")))
+CONFIGS = sorted(
+    path
+    for path in (ROOT / "configs").glob("*.py")
+    if not path.name.startswith(("__init__", "distill", "quickstart_student"))
+)
 SMALL = str(ROOT / "tests" / "small_config.py")
 
 
