@@ -41,6 +41,18 @@ class Teachers:
     centroids: Mapping[str, np.ndarray]
     models: Mapping[str, CLIPConfig]
 
+    def verify(self, source: Source) -> None:
+        """Reads the stores whole and compares them with the training samples, of which each must hold all.
+
+        Raises ValueError, with the teacher's name, for a store that is damaged or of another data set.
+        """
+        for name, store in self.taught.stores.items():
+            teacher = self.config.teachers[name]
+            with _named(name):
+                if isinstance(teacher, StoreTeacher) and teacher.verify:
+                    store.verify()
+                store.check_source(source)
+
     def identities(self) -> dict[str, str]:
         """What a run that goes on must find unchanged: the weights behind each store, by the teacher's name."""
         return {name: store.manifest.teacher.weights_hash for name, store in self.taught.stores.items()}
@@ -51,11 +63,10 @@ class Teachers:
 
 
 def open_teachers(config: TrainConfig, source: Source | None = None) -> Teachers:
-    """Opens stores, and reads the settings of live teachers.
+    """Opens stores, and reads the settings of live teachers; what costs more is left for Teachers.verify.
 
-    source: the training samples, of which every store must hold all; None leaves that for later, as a dry run does.
-    Raises ValueError or FileNotFoundError, with the teacher's name, for a store that is damaged, of another data set or
-    of other views than training draws.
+    source: the training samples, whose labels class centroids are made by; None in a dry run. Raises ValueError or
+    FileNotFoundError, with the teacher's name, for a store that is incomplete or of other views than training draws.
     """
     check_teachers(config.teachers)
     stores: dict[str, TeacherStore] = {}
@@ -66,7 +77,7 @@ def open_teachers(config: TrainConfig, source: Source | None = None) -> Teachers
         with _named(name):
             match teacher:
                 case StoreTeacher():
-                    stores[name] = _open_store(teacher, config, source)
+                    stores[name] = _open_store(teacher, config)
                     if config.objective.needs("centroids"):
                         centroids[name] = _centroids(stores[name], source)
                     offers[name] = _offer_of_store(stores[name], config, len(centroids.get(name, ())))
@@ -89,7 +100,7 @@ class Filling:
     """Puts `targets` into batches: from what the loader brought, or by running a model."""
 
     def __init__(self, teachers: Teachers, plan: Plan):
-        self._config, self._mesh, self._centroids = teachers.config, plan.mesh, {}
+        self._config = teachers.config
         whole = replicated(plan.mesh)
         scales = {name: teacher.scale for name, teacher in plan.config.teachers.items() if teacher.scale}
         self._scales = {name: jax.device_put(np.float32(scale), whole) for name, scale in scales.items()}
@@ -159,8 +170,8 @@ def _placed(params: Any, plan: Plan, teacher: LiveTeacher) -> Any:
     return jax.device_put(weights, parameter_shardings(weights, plan.mesh, mesh))
 
 
-def _open_store(teacher: StoreTeacher, config: TrainConfig, source: Source | None) -> TeacherStore:
-    store = TeacherStore(Path(teacher.path), verify=teacher.verify and source is not None)
+def _open_store(teacher: StoreTeacher, config: TrainConfig) -> TeacherStore:
+    store = TeacherStore(Path(teacher.path), verify=False)
     views, training = store.manifest.views, config.read.augmentation
     if views is not None and views.augmentation != training and not teacher.any_view:
         raise ValueError(
@@ -172,8 +183,6 @@ def _open_store(teacher: StoreTeacher, config: TrainConfig, source: Source | Non
             f"{teacher.path} holds embeddings of plain images, but training augments them; set "
             "config.read.augmentation=None, embed again with --views, or accept the difference with any_view=True"
         )
-    if source is not None:
-        store.check_source(source)
     return store
 
 

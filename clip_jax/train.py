@@ -61,6 +61,7 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
     teachers = open_teachers(config, source)
     plan = Plan(config, teachers.offers)
     open_tokenizer(config.model.text_cfg)
+    teachers.verify(source)
     opened = open_evaluations(config.evals, load=load_encoder)
     evaluations = {name: one for name, one in opened.items() if not isinstance(one, Showcase)}  # those have no figures
     began = any((workdir / CHECKPOINTS).glob("[0-9]*"))

@@ -40,8 +40,12 @@ class TeacherStore:
         self.manifest: Manifest = read_manifest(self.folder)
         self._files = [str(self.folder / shard.file) for shard in self.manifest.shards]
         self._ends = np.cumsum([shard.rows for shard in self.manifest.shards], dtype=np.int64)
-        self._check(verify)
+        self._check(verify=verify)
         self._open_files()
+
+    def verify(self) -> None:
+        """Reads every byte, as opening with verify=True does. Raises ValueError that names the file and what differs."""
+        self._check(verify=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_shard", "_index")}
@@ -154,7 +158,7 @@ class TeacherStore:
         index = folder / manifest.index.file
         self._index = functools.cache(lambda: map_tensors(index))
 
-    def _check(self, verify: bool):
+    def _check(self, *, verify: bool):
         said = time.monotonic()
         manifest = self.manifest
         present = {path.name for path in self.folder.glob("shard-*.safetensors")}

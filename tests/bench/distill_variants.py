@@ -65,7 +65,9 @@ def candidates() -> tuple[Variant, ...]:
         "fd_8000": _BASE | {"fd": 8000.0},
         "fd_2000_crd": _BASE | {"fd": 2000.0, "crd": 1.0},
         "fd_2000_crd_alone": {"fd": 2000.0, "crd": 1.0},
+        "fd_2000_crd_icl": _KD | {"fd": 2000.0},
         "fd_8000_crd_icl": _KD | {"fd": 8000.0},
+        "fd_2000_crd_icl_vrd_xrd": _KD | {"fd": 2000.0, "vrd": 1.0, "xrd": 1.0},
     }
     rates = {"none_lr_0.001": 1e-3, "none_lr_0.002": 2e-3, "none_lr_0.004": 4e-3}
     return (
