@@ -9,7 +9,7 @@ BASELINE = "none"
 _BASE = {"info_nce": 1.0}
 _KD = _BASE | {"crd": 1.0, "icl": 1.0}
 _FD = 2000.0
-_BEST = _BASE | {"crd": 1.0, "fd": _FD}
+_BEST = _KD | {"fd": _FD, "vrd": 1.0, "xrd": 1.0}  # of the candidates the best
 
 # Not run, and why.
 SKIPPED = {
@@ -26,16 +26,16 @@ def variants(steps: int) -> tuple[Variant, ...]:
         Variant(name=BASELINE, label="no teacher", weights=_BASE, teacher=""),
         _with_base("fd", "FD", {"fd": _FD}),
         _with_base("crd", "CRD", {"crd": 1.0}),
-        Variant(name="clip_kd", label="CLIP-KD: CRD + FD + ICL", weights=_KD | {"fd": 2000.0}),
+        Variant(name="clip_kd", label="CLIP-KD: CRD + FD + ICL", weights=_KD | {"fd": _FD}),
         Variant(name="clip_kd_free", label="CLIP-KD, dimension-free FD", weights=_KD | {"fd_cosine": 7.8125}),
-        Variant(name="best", label="best mix", weights=_BEST),
+        Variant(name="best", label="best mix: CLIP-RD", weights=_BEST),
         Variant(name="inherit", label="weight inheritance", weights=_BASE, teacher="", inherit="all"),
         Variant(name="inherit_best", label="weight inheritance + best mix", weights=_BEST, inherit="all"),
         _with_base("icl", "ICL", {"icl": 1.0}),
         _with_base("mfd", "MFD", {"mfd": _FD}),
         _with_base("affinity", "affinity mimicking", {"affinity": 1.0}),
         Variant(name="reinforcement", label="reinforcement alone", weights={"reinforcement": 1.0}),
-        Variant(name="clip_rd", label="CLIP-RD", weights=_KD | {"fd": 2000.0, "vrd": 1.0, "xrd": 1.0}),
+        _with_base("fd_crd", "FD + CRD", {"fd": _FD, "crd": 1.0}),
         _with_base("vrd_xrd", "VRD + XRD", {"vrd": 1.0, "xrd": 1.0}),
         Variant(name="drrho", label="DRRho alone", weights={"drrho": 1.0}),
         _with_base("dark", "DARK", {"dark_match": 1.0, "dark_rest": falling}),
