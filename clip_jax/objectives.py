@@ -1,6 +1,7 @@
 """Objectives: weighted sums of pure losses over one global batch, the student's alone and those against its teachers."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,15 +82,10 @@ def check_objective(
     teachers, offers = teachers or {}, offers or {}
     if unknown := sorted(set(config.weights) - set(TERMS)):
         raise ValueError(f"objective.weights {unknown}: no such loss; there are {sorted(TERMS)}")
-    if not sum(map(_most, config.weights.values())) > 0:
-        raise ValueError(f"objective.weights {dict(config.weights)} sum to zero; nothing would be learned")
     for name, weight in config.weights.items():
-        lowest = min(weight.start, weight.end) if isinstance(weight, Ramp) else weight
-        allowed = -1.0 if name == "dark_rest" else 0.0
-        if not allowed <= lowest < jnp.inf:
-            raise ValueError(
-                f"objective.weights.{name} falls to {lowest}; below {allowed} the loss has no lowest value"
-            )
+        _check_weight(name, weight, sum(teachers[teacher].weight for teacher in serving(name, teachers)))
+    if not any(max(_ends(weight)) > 0 for weight in config.weights.values()):
+        raise ValueError(f"objective.weights {dict(config.weights)} sum to zero; nothing would be learned")
     if config.weights.get("sigmoid") and not has_bias:
         raise ValueError(
             "objective 'sigmoid' needs a model with logit_bias: most pairs do not match, and without it the first steps "
@@ -126,8 +122,20 @@ def check_objective(
             )
 
 
-def _most(weight: float | Ramp) -> float:
-    return max(weight.start, weight.end) if isinstance(weight, Ramp) else weight
+def _ends(weight: float | Ramp) -> tuple[float, float]:
+    return (weight.start, weight.end) if isinstance(weight, Ramp) else (weight, weight)
+
+
+def _check_weight(name: str, weight: float | Ramp, teachers: float) -> None:
+    """teachers: the sum of the weights of those that serve the term, by which its own is multiplied."""
+    if not all(math.isfinite(end) for end in _ends(weight)):
+        raise ValueError(f"objective.weights.{name} is {weight}; give finite numbers")
+    lowest = min(_ends(weight))
+    if name != "dark_rest" and lowest < 0:
+        raise ValueError(f"objective.weights.{name} falls to {lowest}; below 0 the loss has no lowest value")
+    if name == "dark_rest" and lowest * max(teachers, 1) < -1:
+        times = f", times {teachers:g} for its teachers" if teachers > 1 else ""
+        raise ValueError(f"objective.weights.{name} falls to {lowest}{times}; below -1 the loss has no lowest value")
 
 
 def _check_against(name: str, term: Term, teacher: str, offer: Offer, options: TermOptions, embed_dim: int) -> None:

@@ -5,7 +5,7 @@ embeddings (ICL). Yang et al. 2024, "CLIP-KD: An Empirical Study of CLIP Model D
     clip-jax train --config configs/distill_clip_kd.py:STORE --workdir runs/clip_kd
 
 FD's 2000 is for embeddings of 512 numbers and about 400,000 steps; the same without the size is fd_cosine at 7.8
-(--config.objective.weights.fd=0 --config.objective.weights.fd_cosine=7.8), the better choice for short runs.
+(--config.objective.weights.fd=0 --config.objective.weights.fd_cosine=7.8).
 """
 
 from ml_collections import ConfigDict

@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.evals.agreement import AgreementConfig
 from clip_jax.evals.colors import ColorsConfig
+from clip_jax.models.presets import preset
+from clip_jax.students import half
 from configs.base import part
 from configs.quickstart import get_config as quickstart
 from configs.quickstart import glyphs
@@ -15,10 +17,8 @@ from configs.quickstart import glyphs
 def get_config(teacher: str = "runs/quickstart") -> ConfigDict:
     """`teacher`: the run whose model the student is half of, and compared with."""
     config = quickstart()
-    model = config.model
-    for tower in (model.vision_cfg, model.text_cfg):
-        tower.width, tower.layers = tower.width // 2, (tower.layers + 1) // 2
-    model.vision_cfg.head_width //= 2
+    config.model = part(half(preset("tiny")))
+    config.model.running.scan = False
     config.source = glyphs(variants=1)
     config.steps = 300
     config.checkpoint.every = 150

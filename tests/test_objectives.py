@@ -377,8 +377,8 @@ GIVES = Offer(embed_dim=16)
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"weights": {"cdr": 1.0}}, r"objective.weights \['cdr'\]: no such loss; there are"),
     "sum to zero": ({"weights": {"crd": 0.0, "fd": 0.0}}, "sum to zero; nothing would be learned"),
-    "negative": ({"weights": {"crd": -0.1, "fd": 1.0}}, "objective.weights.crd falls to -0.1; below 0.0 the loss"),
-    "not a number": ({"weights": {"fd": 1.0, "crd": math.nan}}, "crd|sum to zero"),
+    "negative": ({"weights": {"crd": -0.1, "fd": 1.0}}, "objective.weights.crd falls to -0.1; below 0 the loss"),
+    "not a number": ({"weights": {"fd": 1.0, "crd": math.nan}}, "objective.weights.crd is nan; give finite numbers"),
     "no teacher": ({"teachers": {}, "offers": {}}, "objective 'crd' compares with a teacher, and none serves it"),
     "none serves": (
         {"weights": {"crd": 1.0, "fd": 1.0}, "teachers": {"t": dataclasses.replace(STORE, losses=("fd",))}},
@@ -440,8 +440,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "dark below -1": (
         {"weights": {"info_nce": 1.0, "dark_rest": Ramp(start=2.0, end=-1.1, last=5)}},
-        "objective.weights.dark_rest falls to -1.1; below -1.0",
+        "objective.weights.dark_rest falls to -1.1; below -1 ",
     ),
+    "dark below -1 by its teacher": (
+        {
+            "weights": {"info_nce": 1.0, "dark_rest": Ramp(start=2.0, end=-0.8, last=5)},
+            "teachers": {"t": dataclasses.replace(STORE, weight=2.0)},
+        },
+        "dark_rest falls to -0.8, times 2 for its teachers; below -1 ",
+    ),
+    "ramp to infinity": ({"weights": {"info_nce": 1.0, "crd": Ramp(start=1.0, end=math.inf, last=5)}}, "give finite"),
+    "ramp to no number": ({"weights": {"info_nce": 1.0, "crd": Ramp(start=1.0, end=math.nan, last=5)}}, "give finite"),
     "dark without bound": (
         {"weights": {"info_nce": 1.0, "dark_rest": 0.5}, "model": MODEL},
         "objective 'dark_rest' has no lowest value without a bounded logit_scale",
