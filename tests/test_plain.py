@@ -159,7 +159,10 @@ def test_what_is_refused(given, message):
         ({"source": {"kind": "digits", "split": "x"}}, "config.source has no 'split'"),
         ({"source": {"kind": "mixture", "parts": [{"weight": 1}]}}, r"config.source.parts\[0\] needs 'source'"),
         ({"evals": {"v": {"kind": "retreival"}}}, "config.evals.v.kind is 'retreival'.*did you mean 'retrieval'"),
-        ({"evals": {"v": {"kind": "digits"}}}, "config.evals.v.kind is 'digits'; there are agreement, colors, retrieval"),
+        (
+            {"evals": {"v": {"kind": "digits"}}},
+            "config.evals.v.kind is 'digits'; there are agreement, colors, retrieval",
+        ),
     ],
     ids=str,
 )
