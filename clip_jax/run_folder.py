@@ -5,7 +5,7 @@ metrics.jsonl      a row each log_every steps and each evaluation; the same byte
 timing.jsonl       speed, loader wait, memory: true of the machine, not of the experiment
 bad_samples.jsonl  each replaced sample: step, uid, shard, reason (bad_samples.N.jsonl by process N)
 tokenizer.json     where it is not CLIP's
-teachers.json      which weights made each teacher's store: a run that goes on must find the same
+teachers.json      hashes of each teacher's weights and of its store's manifest: a run that goes on must find the same
 tensorboard/       event files               evaluation.json    the last evaluation       pictures.npz, report.html
 """
 

@@ -67,21 +67,26 @@ def check_same_run(folder: Path, config: TrainConfig) -> None:
             _log.warning("this run began with %s = %s; it goes on with %s", key, old.get(key), new.get(key))
 
 
-def check_same_teachers(folder: Path, identities: Mapping[str, str]) -> None:
-    """identities: hash of the weights behind each store, by the teacher's name. Raises ValueError where a run that has
-    checkpoints began with others under that name."""
+def check_same_teachers(folder: Path, identities: Mapping[str, Mapping[str, str]]) -> None:
+    """identities: by the teacher's name, hashes of its weights and, of a store, its manifest. Raises ValueError where a run
+    that has checkpoints began with others under that name."""
     if not (folder / TEACHERS).is_file() or not any((folder / CHECKPOINTS).glob("[0-9]*")):
         return
     began = json.loads((folder / TEACHERS).read_text())
-    for name, weights in identities.items():
-        if began.get(name, weights) != weights:
+    for name, found in identities.items():
+        then = began.get(name, {})
+        if any(then.get(part, value) != value for part, value in found.items()):
+            old, new = (", ".join(f"{part} {each[part][:12]}" for part in each) for each in (then, found))
             raise ValueError(
-                f"{folder} began with a teacher {name!r} of weights {began[name][:12]}; its store now holds those of "
-                f"{weights[:12]}. Give the store it began with, or another workdir"
+                f"{folder} began with another teacher {name!r}: {old}; now it is {new}. Where only the manifest differs, the "
+                "same model was embedded again with other settings or samples. Give the teacher it began with, or another "
+                "workdir"
             )
 
 
-def write_config(folder: Path, config: TrainConfig, teachers: Mapping[str, str] | None = None) -> None:
+def write_config(
+    folder: Path, config: TrainConfig, teachers: Mapping[str, Mapping[str, str]] | None = None
+) -> None:
     """Writes config.json, on process 0, once all processes have read what was there before; a tokenizer file is copied
     beside it, so that the folder can be moved. teachers: as in check_same_teachers, for teachers.json."""
     multihost_utils.sync_global_devices("config.json was read")
@@ -91,7 +96,7 @@ def write_config(folder: Path, config: TrainConfig, teachers: Mapping[str, str] 
             write_atomically(folder / TOKENIZER, Path(tokenizer).read_bytes())
         write_json(folder / CONFIG, to_dict(config))
         if teachers:
-            write_json(folder / TEACHERS, dict(teachers))
+            write_json(folder / TEACHERS, {name: dict(parts) for name, parts in teachers.items()})
 
 
 def _shapes(model: CLIPConfig) -> dict[str, tuple[int, ...]]:

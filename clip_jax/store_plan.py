@@ -13,14 +13,12 @@ from clip_jax.data.images import Augmentation
 from clip_jax.data.sources import SourceConfig
 from clip_jax.data.teacher_items import ShardedSamples
 from clip_jax.data.teacher_manifest import (
-    MANIFEST,
     Manifest,
     SourceInfo,
     StoredViews,
     TeacherInfo,
     differences,
-    read_manifest,
-    read_unfinished,
+    read_begun,
 )
 from clip_jax.model import Model
 from clip_jax.models.layers import Running
@@ -104,7 +102,7 @@ def check_plan(folder: Path, plan: Manifest) -> Manifest | None:
     found = sorted(
         path.name for path in folder.glob("[!.]*")
     )  # before another process of this job writes its first file
-    began = read_manifest(folder) if (folder / MANIFEST).is_file() else read_unfinished(folder)
+    began = read_begun(folder)
     if began is None:
         if found:
             raise ValueError(f"{folder} holds {found[0]}, and is no store that was begun; choose another folder")

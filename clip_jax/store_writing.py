@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from clip_jax.data.teacher_index import finish_store
+from clip_jax.data.teacher_index import finish_store, remove_leftovers
 from clip_jax.data.teacher_items import ShardedSamples
-from clip_jax.data.teacher_manifest import Manifest, write_unfinished
+from clip_jax.data.teacher_manifest import Manifest, read_begun, write_unfinished
 from clip_jax.data.teacher_shards import DTYPES, FileInfo, ShardRows, map_tensors, shard_info, shard_name, write_shard
 from clip_jax.run_folder import Lock, make_folder
 from clip_jax.store_plan import check_plan
@@ -36,8 +36,11 @@ class StoreWriting:
         try:
             self.finished = check_plan(folder, plan)
             there = np.full(samples.shards, self.finished is not None)
-            if first and not self.finished:
-                there = samples.written(folder)
+            if first and self.finished:
+                remove_leftovers(folder)
+            elif first:
+                self._infos = samples.written(folder, read_begun(folder))
+                there[list(self._infos)] = True
                 write_unfinished(folder, plan)
             # All must know the same: a file system may show the first process's shards to others at other times.
             there = np.asarray(multihost_utils.broadcast_one_to_all(there.astype(np.int32)), bool)
@@ -79,7 +82,7 @@ class StoreWriting:
     def finish(self) -> Manifest:
         """Waits for all processes; the first writes index and manifest, the others get the plan back.
 
-        Raises RuntimeError where a shard is not there after all.
+        Raises RuntimeError where a shard is not there after all, ValueError where it is not as its process wrote it.
         """
         multihost_utils.sync_global_devices("all shards are written")
         if jax.process_index() > 0:

@@ -16,8 +16,9 @@ class StoreTeacher:
 
     path: the store's folder. weight: of this teacher among several. scale: instead of the teacher's own factor on cosines
     (its temperature is 1 / scale); 0 for its own. losses: the distillation terms it serves, all of the objective's when
-    empty. verify: read all bytes at the start and compare checksums. any_view: use the embedding of the plain image for
-    augmented ones too, which a store without views needs where training augments.
+    empty. verify: read all bytes at the start and compare checksums. any_view: for a store without views, use the embedding
+    of the plain image for augmented ones too. A store with views always replays them, and none but them: where training's
+    augmentation differs, any_view accepts that the store's takes its place.
     """
 
     path: str

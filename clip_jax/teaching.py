@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clip_jax import sharding
+from clip_jax import sharding, tree
 from clip_jax.data.centroids import class_centroids
 from clip_jax.data.source import BadSample, Source
-from clip_jax.data.taught import Taught
-from clip_jax.data.teacher_manifest import view_differences
+from clip_jax.data.taught import Taught, check_generated
+from clip_jax.data.teacher_manifest import MANIFEST, view_differences
 from clip_jax.data.teacher_store import TeacherStore
 from clip_jax.evals.embed import eval_target
 from clip_jax.experiment import Plan, TrainConfig
@@ -44,18 +45,18 @@ class Teachers:
     def verify(self, source: Source) -> None:
         """Reads the stores whole and compares them with the training samples, of which each must hold all.
 
-        Raises ValueError, with the teacher's name, for a store that is damaged or of another data set.
+        Raises ValueError for samples without the generated captions that the objective needs; with the teacher's name, for a
+        store that is damaged or of another data set.
         """
+        synthetic = self.config.objective.needs("synthetic")
+        if synthetic:
+            check_generated(source)
         for name, store in self.taught.stores.items():
             teacher = self.config.teachers[name]
             with _named(name):
                 if isinstance(teacher, StoreTeacher) and teacher.verify:
                     store.verify()
-                store.check_source(source)
-
-    def identities(self) -> dict[str, str]:
-        """What a run that goes on must find unchanged: the weights behind each store, by the teacher's name."""
-        return {name: store.manifest.teacher.weights_hash for name, store in self.taught.stores.items()}
+                store.check_source(source, synthetic=synthetic)
 
     def on(self, plan: Plan) -> "Filling":
         """Ready to fill batches of this plan; live teachers are read and cut over its mesh."""
@@ -97,16 +98,23 @@ def open_teachers(config: TrainConfig, source: Source | None = None) -> Teachers
 
 
 class Filling:
-    """Puts `targets` into batches: from what the loader brought, or by running a model."""
+    """Puts `targets` into batches: from what the loader brought, or by running a model.
+
+    identities: what a run that goes on must find unchanged, by the teacher's name: hashes of its weights, and of its store's
+    manifest, which holds the checksums of all that is stored.
+    """
 
     def __init__(self, teachers: Teachers, plan: Plan):
         self._config = teachers.config
         whole = replicated(plan.mesh)
         scales = {name: teacher.scale for name, teacher in plan.config.teachers.items() if teacher.scale}
         self._scales = {name: jax.device_put(np.float32(scale), whole) for name, scale in scales.items()}
+        self.identities: dict[str, dict[str, str]] = {}
         self._stored: dict[str, dict[str, jax.Array]] = {}
         for name, store in teachers.taught.stores.items():
             own = store.manifest.teacher
+            manifest = hashlib.blake2b((store.folder / MANIFEST).read_bytes(), digest_size=16).hexdigest()
+            self.identities[name] = {"weights": own.weights_hash, "manifest": manifest}
             constants = {"scale": np.exp(np.float32(own.logit_scale)), "bias": np.float32(own.logit_bias)}
             self._stored[name] = jax.device_put(constants, whole)
             if name in teachers.centroids:
@@ -116,7 +124,9 @@ class Filling:
             teacher = plan.config.teachers[name]
             assert isinstance(teacher, LiveTeacher)
             with _named(name):
-                self._live[name] = _placed(open_weights(teacher.model).params, plan, teacher)
+                params = open_weights(teacher.model).params
+                self.identities[name] = {"weights": tree.weights_hash(params)}
+                self._live[name] = _placed(params, plan, teacher)
         self._runs = {name: _run(model, plan) for name, model in teachers.models.items()}
         self._own = _run(plan.config.model, plan)
 

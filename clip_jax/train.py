@@ -74,10 +74,10 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
             stack.enter_context(contextlib.closing(Lock(workdir)))
         plan.check_space(workdir)
         check_same_run(workdir, config)
-        check_same_teachers(workdir, teachers.identities())
+        check_same_teachers(workdir, fill.identities)
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / CHECKPOINTS, config.checkpoint)))
         state = checkpoints.restore(plan.state) or fresh or _first_state(plan)
-        write_config(workdir, config, teachers.identities())
+        write_config(workdir, config, fill.identities)
         start = int(state.step)
         if start >= config.steps:
             _log.info("nothing left to train: %s stands at step %d of %d", workdir, start, config.steps)

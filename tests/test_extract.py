@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -15,8 +17,8 @@ from clip_jax.data.images import Augmentation, draw_view
 from clip_jax.data.source import BadSample, Sample, sample_uid
 from clip_jax.data.sources import GlyphsConfig
 from clip_jax.data.teacher_items import ShardedSamples
-from clip_jax.data.teacher_manifest import MANIFEST, UNFINISHED, Manifest
-from clip_jax.data.teacher_shards import ShardRows, map_tensors, shard_name
+from clip_jax.data.teacher_manifest import MANIFEST, UNFINISHED, Manifest, read_manifest, write_unfinished
+from clip_jax.data.teacher_shards import CHECKSUM, ShardRows, map_tensors, shard_name
 from clip_jax.data.teacher_store import TeacherStore
 from clip_jax.data.views import apply_view
 from clip_jax.extract import extract
@@ -190,6 +192,99 @@ def test_stopped_between_shards_the_rest_is_made_and_nothing_twice(
     assert content(folder) == content(whole)
 
 
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _spoil(path: Path) -> None:
+    """Puts a NaN into the last embedding."""
+    path.write_bytes(path.read_bytes()[:-4] + np.float32(np.nan).tobytes())
+
+
+def _rename(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'"uid"', b'"uix"'))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "flipped byte": _flip,
+    "cut": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "NaN": _spoil,
+    "no uids": _rename,
+    "empty": lambda path: path.write_bytes(b""),
+    "no checksum": lambda path: path.with_suffix(CHECKSUM).unlink(),
+    "spoilt checksum": lambda path: path.with_suffix(CHECKSUM).write_bytes(b"\xff"),
+    "whole": lambda path: None,
+}
+
+
+@pytest.fixture(scope="module")
+def begun(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That store as a run leaves it that is killed before the third shard."""
+    folder, plan = tmp_path_factory.mktemp("stores") / "begun", read_manifest(whole)
+    folder.mkdir()
+    write_unfinished(folder, dataclasses.replace(plan, shards=(), index=None))
+    for shard in plan.shards[:2]:
+        shutil.copy(whole / shard.file, folder)
+        (folder / shard.file).with_suffix(CHECKSUM).write_text(shard.blake2b)
+    return folder
+
+
+@pytest.mark.parametrize(("first", "second"), [*zip([*DAMAGE][::2], [*DAMAGE][1::2], strict=True)])
+def test_shards_damaged_before_the_store_was_finished_are_made_again(
+    first: str,
+    second: str,
+    begun: Path,
+    whole: Path,
+    model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder, written, really = tmp_path / "store", [], StoreWriting.write
+    shutil.copytree(begun, folder)
+    names = [shard_name(0), shard_name(1)]
+    for name, damage in zip(names, (first, second), strict=True):
+        DAMAGE[damage](folder / name)
+
+    def count(store: StoreWriting, shard: int, rows: ShardRows) -> None:
+        written.append(shard)
+        really(store, shard, rows)
+
+    monkeypatch.setattr(StoreWriting, "write", count)
+    write(model, Pictures(), folder)
+    assert content(folder) == content(whole)
+    bad = [number for number, damage in enumerate((first, second)) if damage != "whole"]
+    assert written == [*bad, 2]
+    told = [record.message for record in caplog.records if record.message.endswith("it is made again")]
+    assert [names[number] in line for number, line in zip(bad, told, strict=True)] == [True] * len(bad)
+
+
+def test_damage_after_the_last_look_is_not_given_a_checksum(begun: Path, model: Model, tmp_path: Path) -> None:
+    """As of shards that another process wrote."""
+    folder = tmp_path / "store"
+    shutil.copytree(begun, folder)
+    samples = ShardedSamples(Pictures(), CONFIG.rows_per_shard)
+    plan = plan_store(model, "teacher", samples, GlyphsConfig(), AUGMENTATION, CONFIG)
+    with contextlib.closing(StoreWriting(folder, samples, plan, CONFIG.max_bad_share)) as store:
+        extract(model, store, CONFIG.batch_size)
+        store._infos = {}
+        _flip(folder / shard_name(1))
+        with pytest.raises(ValueError, match=r"shard-00001.safetensors is not as it was written"):
+            store.finish()
+    assert not (folder / MANIFEST).exists()
+
+
+def test_what_a_killed_finish_leaves_is_removed(whole: Path, model: Model, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    shutil.copytree(whole, folder)
+    (folder / UNFINISHED).write_text("{}")
+    (folder / shard_name(0)).with_suffix(CHECKSUM).write_text("ab")
+    write(model, Pictures(), folder)
+    assert content(folder) == content(whole)
+
+
 def test_a_finished_store_that_lost_a_shard_gets_it_again(whole: Path, model: Model, tmp_path: Path) -> None:
     folder = tmp_path / "store"
     shutil.copytree(whole, folder)
@@ -278,7 +373,7 @@ def test_too_many_bad_samples_stop_it_and_a_larger_share_goes_on(model: Model, t
     source = Pictures(64, broken=3)
     with pytest.raises(RuntimeError, match=r"12 of 16 samples cannot .*50.0%; worst: file-0 \(3\), .*file-3 \(3\)\."):
         write(model, source, tmp_path / "store", dataclasses.replace(PLAIN, max_bad_share=0.5))
-    assert len(list((tmp_path / "store").glob("shard-*"))) == 2
+    assert len(list((tmp_path / "store").glob("shard-*.safetensors"))) == 2
     manifest = write(model, source, tmp_path / "store", dataclasses.replace(PLAIN, max_bad_share=0.8))
     assert (manifest.rows, manifest.bad) == (16, 48)
     with pytest.raises(RuntimeError, match="4 of 4 samples cannot be used"):

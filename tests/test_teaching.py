@@ -1,6 +1,7 @@
 """Training with teachers, end to end: stored, live and the student's own average; resumed, handed on, and refused."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
@@ -24,7 +25,7 @@ from clip_jax.data.images import Augmentation
 from clip_jax.data.pipeline import TrainStream
 from clip_jax.data.source import Source
 from clip_jax.data.sources import open_source
-from clip_jax.data.teacher_manifest import read_manifest
+from clip_jax.data.teacher_manifest import MANIFEST, read_manifest
 from clip_jax.data.teacher_shards import shard_name
 from clip_jax.data.teacher_store import TeacherStore
 from clip_jax.evals.embed import eval_target
@@ -49,6 +50,7 @@ from tests.small_store import SAMPLES, write_store
 from tests.small_teacher import TEACHER, write_teacher
 
 SHARP = dataclasses.replace(TEACHER, init_logit_scale=math.log(100))  # as published teachers are
+WRITTEN = dataclasses.replace(SAMPLES, synthetic=2)
 BOTH = ("crd", "affinity", "icl")
 
 
@@ -187,18 +189,28 @@ def test_a_run_goes_on_with_the_teacher_it_began_with(
     shutil.copytree(finished, tmp_path / "run")
     shutil.copytree(place / "store", tmp_path / "moved")
     known = json.loads((tmp_path / "run" / run_folder.TEACHERS).read_text())
-    assert known == {"stored": read_manifest(place / "store").teacher.weights_hash}
+    weights = read_manifest(place / "store").teacher.weights_hash
+    manifest = hashlib.blake2b((place / "store" / MANIFEST).read_bytes(), digest_size=16).hexdigest()
+    assert known == {"stored": {"weights": weights, "manifest": manifest}, "live": {"weights": weights}}
     write_store(tmp_path / "other", clip_jax.load(place / "other", dtype="bfloat16"))
+    write_store(tmp_path / "finer", clip_jax.load(place / "teacher", dtype="bfloat16"), dtype="float32")
+
+    def with_teacher(name: str, **fields: Any) -> TrainConfig:
+        teacher = dataclasses.replace(config.teachers[name], **fields)
+        return dataclasses.replace(config, teachers={**config.teachers, name: teacher})
 
     def at(path: Path) -> TrainConfig:
-        stored = dataclasses.replace(config.teachers["stored"], path=str(path))  # pyright: ignore
-        return dataclasses.replace(config, teachers={**config.teachers, "stored": stored})
+        return with_teacher("stored", path=str(path))
 
     with caplog.at_level(logging.WARNING):
         assert train(at(tmp_path / "moved"), tmp_path / "run").complete
     assert "teachers.stored.path" in caplog.text
-    with pytest.raises(ValueError, match=r"began with a teacher 'stored' of weights .* its store now holds those of"):
-        train(at(tmp_path / "other"), tmp_path / "run")
+    then = rf"began with another teacher 'stored': weights {weights[:12]}, manifest {manifest[:12]}; now it is"
+    for store, also in (("other", "weights (?!{0})"), ("finer", "weights {0}, manifest (?!{1})")):
+        with pytest.raises(ValueError, match=f"{then} {also.format(weights[:12], manifest[:12])}"):
+            train(at(tmp_path / store), tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"another teacher 'live': weights {weights[:12]}; now it is weights "):
+        train(with_teacher("live", model=str(place / "other")), tmp_path / "run")
 
 
 # What is done to a copy of the store, or to the config; and what is said.
@@ -235,6 +247,17 @@ def _flip(store: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
+
+
+def _forget_last_captions(store: Path) -> None:
+    """The two of each sample that are the generated ones of WRITTEN."""
+
+    def forget(tensors: dict[str, np.ndarray]) -> None:
+        for end in tensors["caption_start"][1:]:
+            tensors["caption_key"][end - 2 : end] = 0
+
+    for shard in range(3):
+        rewrite(store, shard, forget)
 
 
 def _read(config: TrainConfig, augmentation: Augmentation | None) -> TrainConfig:
@@ -299,6 +322,16 @@ BAD: dict[str, tuple[Change, str]] = {
     ),
     "no bias": (_goal({"sigmoid_distillation": 1.0}), "needs a student with logit_bias"),
     "no labels": (_goal({"centroid": 1.0}), "teachers.stored: source 'glyphs' has no classes; centroids need labelled"),
+    "no generated captions": (
+        _goal({"info_nce": 1.0, "info_nce_synthetic": 1.0, "crd": 1.0}),
+        "none of the first 16 samples of 'glyphs' has a generated caption, .*GlyphsConfig.synthetic",
+    ),
+    "a store older than the generated captions": (
+        lambda store, config: _goal({"reinforcement_synthetic": 1.0})(
+            store, dataclasses.replace(_same(_forget_last_captions)(store, config), source=WRITTEN)
+        ),
+        "teachers.stored: .* has no caption .*: run clip-jax embed again",
+    ),
     "no live teacher": (_teachers(live=LiveTeacher(model="nowhere")), "teachers.live: nowhere does not exist"),
     "no store": (_teachers(stored=StoreTeacher(path="nowhere")), "nowhere is no folder; clip-jax embed writes"),
 }

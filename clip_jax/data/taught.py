@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.images import Augmentation, draw_view, preprocess
-from clip_jax.data.source import BadSample, Sample
+from clip_jax.data.source import BadSample, Sample, Source
 from clip_jax.data.teacher_store import TeacherStore
 from clip_jax.data.views import View, apply_view
 from clip_jax.tokenizer import Tokenizer
 from clip_jax.tokenizer_file import FileTokenizer
+
+_LOOKED_AT = 16  # samples that are searched for generated captions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,8 +48,12 @@ class Taught:
     label: bool = False
 
     def min_side(self, student: Target, augmentation: Augmentation | None) -> int:
-        """The shorter side in pixels that images are decoded to at least."""
+        """The shorter side in pixels that images are decoded to at least: enough for any crop, of a store's views where one
+        has them, else of `augmentation`."""
         size = max(target.image_size for target in (student, *self.live.values()))
+        for store in self.stores.values():
+            if store.manifest.views is not None:
+                augmentation = store.manifest.views.augmentation
         return size if augmentation is None else augmentation.min_side(size)
 
     def make(
@@ -61,7 +67,8 @@ class Taught:
         """One sample's part of a batch, but for its texts: the same view of the image for the student and live teachers.
 
         Where a store holds views, one of them is drawn and replayed; its number stands under "view". augmentation: None for
-        images as evaluation sees them. Raises BadSample for a sample that a store has no embedding of.
+        images as evaluation sees them. A sample without generated captions gives one of its others in their place. Raises
+        BadSample for a sample that a store has no embedding of.
         """
         number, view, interpolation = 0, None, "bicubic"
         for name, store in self.stores.items():
@@ -112,6 +119,28 @@ class Taught:
         if self.label:
             batch["label"] = np.array([sample["label"] for sample in samples], np.int32)
         return batch
+
+
+def check_generated(source: Source) -> None:
+    """Raises ValueError where none of the first samples that can be read has a generated caption: `Taught.make` would give
+    real ones in their place, of all samples, and the terms of generated captions would be those of the real ones again."""
+    looked = 0
+    for index in range(len(source)):
+        if looked == _LOOKED_AT:
+            break
+        try:
+            sample = source[index]
+        except BadSample:
+            continue
+        if sample.synthetic:
+            return
+        looked += 1
+    if looked:
+        raise ValueError(
+            f"none of the first {looked} samples of {source.name!r} has a generated caption, and a term of objective.weights "
+            "needs them; say where they are (WebDatasetConfig.synthetic_keys, TableConfig.synthetic_key, "
+            "GlyphsConfig.synthetic), or leave out the terms that end in _synthetic"
+        )
 
 
 def _seen(target: Target, pixels: np.ndarray, view: View | None, interpolation: str) -> np.ndarray:

@@ -57,7 +57,7 @@ def _whole(path: Path, info: FileInfo, verify: bool) -> dict[str, np.ndarray]:
     if verify and (found := checksum(path)) != info.blake2b:
         raise ValueError(
             f"{path} is damaged: its checksum is {found}, its manifest says {info.blake2b}; copy it again, or remove it "
-            "with manifest.json and run clip-jax embed again"
+            "and run clip-jax embed again"
         )
     return map_tensors(path)
 

@@ -15,21 +15,26 @@ import numpy as np
 
 from clip_jax.data.source import Source
 from clip_jax.data.teacher_manifest import INDEX, MANIFEST, UNFINISHED, Manifest
-from clip_jax.data.teacher_shards import FileInfo, map_tensors, write_durably, write_tensors
+from clip_jax.data.teacher_shards import CHECKSUM, FileInfo, map_tensors, write_durably, write_tensors
 
 
 def finish_store(folder: str | Path, manifest: Manifest, shards: Sequence[FileInfo]) -> Manifest:
     """Writes the index and, last, the manifest with `shards`, which `write_shard` or `shard_info` told; returns it.
 
-    Raises ValueError for a shard out of its place and a uid in two shards. What only an unfinished store holds is removed.
+    Raises ValueError for a shard out of its place and a uid in two shards.
     """
     folder = Path(folder).expanduser()
     listed = dataclasses.replace(manifest, shards=tuple(shards))
     finished = dataclasses.replace(listed, index=write_tensors(folder / INDEX, build_index(folder, shards)))
     write_durably(folder / MANIFEST, [finished.to_json().encode()])
-    for left in (folder / UNFINISHED, *folder.glob(".*.draft")):
-        left.unlink(missing_ok=True)
+    remove_leftovers(folder)
     return finished
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Takes away what only an unfinished store holds: its settings, shards half written, checksums of whole ones."""
+    for left in (folder / UNFINISHED, *folder.glob(".*.draft"), *folder.glob(f"shard-*{CHECKSUM}")):
+        left.unlink(missing_ok=True)
 
 
 def build_index(folder: Path, shards: Sequence[FileInfo]) -> dict[str, np.ndarray]:

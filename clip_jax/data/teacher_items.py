@@ -2,8 +2,10 @@
 
 import collections
 import dataclasses
+import logging
 import os
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grain
@@ -13,9 +15,11 @@ from clip_jax.data.images import decode, preprocess
 from clip_jax.data.pipeline import Bad, Target
 from clip_jax.data.source import BadSample, Source
 from clip_jax.data.teacher_index import distinct_samples
-from clip_jax.data.teacher_manifest import StoredViews
-from clip_jax.data.teacher_shards import map_tensors, shard_name
+from clip_jax.data.teacher_manifest import Manifest, StoredViews
+from clip_jax.data.teacher_shards import FileInfo, map_tensors, shard_info, shard_name
 from clip_jax.data.views import VIEW_NUMBERS, View, apply_view
+
+_log = logging.getLogger(__name__)
 
 _AHEAD = 128  # samples made ahead of the device
 
@@ -41,10 +45,25 @@ class ShardedSamples:
         """The source's indices of a shard's samples, i64[R]."""
         return self.indices[shard * self._rows : (shard + 1) * self._rows]
 
-    def written(self, folder: Path) -> np.ndarray:
-        """Which shards lie in the folder, bool[shards]. Raises ValueError for one of other samples, or a damaged one."""
-        there = np.array([(folder / shard_name(shard)).is_file() for shard in range(self.shards)], bool)
-        for shard in np.flatnonzero(there).tolist():
+    def written(self, folder: Path, began: Manifest | None) -> dict[int, FileInfo]:
+        """The shards in the folder by number, but for those that are not as they were written, which are logged.
+
+        began: what the folder's manifest said, if it has one. Raises ValueError for a shard of other samples.
+        """
+        known = {info.file: info.blake2b for info in (began.shards if began else ())}
+
+        def read(shard: int) -> FileInfo | None:
+            path = folder / shard_name(shard)
+            try:
+                return shard_info(path, known.get(path.name, "")) if path.is_file() else None
+            except ValueError as error:
+                _log.warning("%s; it is made again", error)
+                return None
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            infos = list(pool.map(read, range(self.shards)))
+        there = {shard: info for shard, info in enumerate(infos) if info is not None}
+        for shard in there:
             tensors = map_tensors(folder / shard_name(shard))
             expected = self.uids[shard * self._rows : (shard + 1) * self._rows]
             if not np.array_equal(np.sort(np.concatenate([tensors["uid"], tensors["bad"]])), np.sort(expected)):

@@ -162,6 +162,11 @@ def read_unfinished(folder: str | Path) -> Manifest | None:
     return Manifest.from_json(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
 
 
+def read_begun(folder: str | Path) -> Manifest | None:
+    """The manifest that is there, else what a run that has not finished wrote, else None."""
+    return read_manifest(folder) if (Path(folder).expanduser() / MANIFEST).is_file() else read_unfinished(folder)
+
+
 def write_unfinished(folder: str | Path, manifest: Manifest) -> None:
     """Says which settings the shards in `folder` are being written with. `finish_store` takes it away."""
     path = Path(folder).expanduser() / UNFINISHED

@@ -36,6 +36,7 @@ _SAFETENSORS = {  # widest first, which keeps every tensor aligned; the order in
     "F32": DTYPES["float32"],
     "BF16": DTYPES["bfloat16"],
 }
+CHECKSUM = ".blake2b"  # ending of the file that holds a shard's checksum until the manifest does
 _CHUNK = 1 << 24  # bytes hashed, and numbers checked, at a time
 _LONGEST_HEADER = 1 << 20  # bytes; ours has a few hundred
 
@@ -77,7 +78,8 @@ def caption_key(caption: str) -> int:
 
 
 def write_shard(folder: str | Path, number: int, rows: ShardRows, *, dtype: str = "bfloat16") -> FileInfo:
-    """Writes shard `number`, replacing any before it; the file is there under its name only when it is whole.
+    """Writes shard `number`, replacing any before it; the file is there under its name only when it is whole, and then its
+    checksum beside it.
 
     One process writes a shard. Raises ValueError for shapes that do not fit together, a uid that comes twice, and rows
     that are not finite or not of unit norm; OSError where it cannot be written.
@@ -85,13 +87,23 @@ def write_shard(folder: str | Path, number: int, rows: ShardRows, *, dtype: str 
     name = shard_name(number)
     tensors = _tensors(rows, dtype, name)
     check_tensors(tensors, name)
-    return write_tensors(Path(folder).expanduser() / name, tensors)
+    path = Path(folder).expanduser() / name
+    info = write_tensors(path, tensors)
+    write_durably(path.with_suffix(CHECKSUM), [info.blake2b.encode()])
+    return info
 
 
-def shard_info(path: str | Path) -> FileInfo:
-    """What `write_shard` said of a whole shard that is there. Raises ValueError for a damaged one."""
+def shard_info(path: str | Path, written: str = "") -> FileInfo:
+    """What `write_shard` said of a shard that is there. written: its checksum then, where none lies beside it.
+
+    Raises ValueError for a shard with other bytes now, and for one whose checksum is not known.
+    """
     path = Path(path)
-    return _info(path, map_tensors(path), checksum(path))
+    beside = path.with_suffix(CHECKSUM)
+    then, now = beside.read_text() if beside.is_file() else written, checksum(path)
+    if now != then:
+        raise ValueError(f"{path} is not as it was written: its checksum was {then or 'not kept'}, now it is {now}")
+    return _info(path, map_tensors(path), now)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> FileInfo:

@@ -111,9 +111,9 @@ class TeacherStore:
             raise IndexError(f"{self.folder}: view {number} of {self.manifest.views.count}")
         return View.from_row(self._shard(int(shards[0]))["view"][int(inner[0]), number])
 
-    def check_source(self, source: Source) -> None:
+    def check_source(self, source: Source, *, synthetic: bool = False) -> None:
         """Raises ValueError unless every sample of `source` is in the store, or known there as one that cannot be read, and
-        a few samples, which it reads, have no caption but those of the store."""
+        a few samples, which it reads, have no caption but those of the store. synthetic: and no generated one, either."""
         uids, indices = distinct_samples(source)
         index = self._index()
         missing = np.flatnonzero(~(_among(uids, index["uid"]) | _among(uids, index["bad"])))
@@ -128,9 +128,10 @@ class TeacherStore:
         there = np.flatnonzero(self.rows(uids) >= 0) if self.manifest.captions else np.zeros(0, np.int64)
         for place in there[np.unique(np.linspace(0, max(0, len(there) - 1), min(_PROBED, len(there))).astype(int))]:
             try:
-                captions = source[int(indices[place])].captions
+                sample = source[int(indices[place])]
             except BadSample:
                 continue
+            captions = (*sample.captions, *(sample.synthetic if synthetic else ()))
             self.text(np.repeat(self.rows(uids[place : place + 1]), len(captions)), captions)
 
     def _collect(self, rows: Iterable[np.ndarray], count: int) -> np.ndarray:

@@ -113,7 +113,7 @@ A stored teacher costs what its losses cost, and its rows are read by the loader
 
 A live one adds {weights}, a store {heads} and
 {targets}. By what the teacher adds, a live one is far more than nine times larger. By the whole training it
-cannot be, with this pair: the student's own weights and moments take {state}, so that even without any activations a live
-training would be {most} as large as a stored one, and activations, which both have, lower that. The compiled steps'
-bytes are exact; a process's peak moves by hundreds of MB with what its allocator keeps.
+cannot be, with this pair: the student's own weights and moments take {state}, its gradient a third of that more, so that
+even without any activations a live training would be {most} as large as a stored one, and activations, which both have,
+lower that. The compiled steps' bytes are exact; a process's peak moves by hundreds of MB with what its allocator keeps.
 """

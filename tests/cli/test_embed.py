@@ -13,7 +13,7 @@ import pytest
 import clip_jax
 from clip_jax import __main__ as entry
 from clip_jax.data.teacher_manifest import UNFINISHED
-from clip_jax.data.teacher_shards import shard_name
+from clip_jax.data.teacher_shards import CHECKSUM, shard_name
 from clip_jax.data.teacher_store import TeacherStore
 from clip_jax.data.webdataset import WebDataset, WebDatasetConfig
 from tests.data.test_clip_retrieval import layout, row, tar
@@ -84,7 +84,8 @@ def test_killed_and_called_again_the_store_is_the_same_byte_by_byte(
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = {path.name for path in store.iterdir()}
-    assert left == {".lock", UNFINISHED, shard_name(0), shard_name(1), f".{shard_name(2)}.draft"}
+    whole_ones = {f"shard-0000{number}{ending}" for number in range(2) for ending in (".safetensors", CHECKSUM)}
+    assert left == {".lock", UNFINISHED, *whole_ones, f".{shard_name(2)}.draft"}
     assert run(monkeypatch, arguments(place, store, "--views=2")) == 0
     said = capsys.readouterr()
     assert "into 5 shards, 2 of which are there" in said.err

@@ -13,7 +13,7 @@ from clip_jax.data.glyphs import Glyphs, GlyphsConfig
 from clip_jax.data.images import Augmentation
 from clip_jax.data.pipeline import ReadConfig, TrainStream
 from clip_jax.data.source import BadSample, Sample
-from clip_jax.data.taught import Target, Taught
+from clip_jax.data.taught import Target, Taught, check_generated
 from clip_jax.data.teacher_store import TeacherStore
 from clip_jax.data.views import apply_view
 from clip_jax.evals.embed import eval_target
@@ -106,7 +106,9 @@ def test_two_stores_and_a_live_teacher_get_the_same_view(
 ) -> None:
     live = dataclasses.replace(target, image_size=2 * SIZE)
     taught = Taught(stores={"plain": plain, "viewed": viewed}, live={"live": live})
-    assert taught.min_side(target, None) == 2 * SIZE
+    for training in (None, Augmentation(scale=(0.9, 1.0))):  # what is replayed decides, whatever training would draw
+        assert taught.min_side(target, training) == VIEWS.min_side(2 * SIZE)
+    assert dataclasses.replace(taught, stores={"plain": plain}).min_side(target, None) == 2 * SIZE
     config = dataclasses.replace(PLAIN, augmentation=VIEWS)
     by_uid = {source.uid(index): index for index in range(len(source))}
     ((batch, _),) = batches(source, target, taught, config, steps=1)
@@ -209,6 +211,40 @@ def test_generated_captions_have_embeddings_and_ids_of_their_own(model: Model, t
     for uid, ids, generated in zip(batch["uid"].tolist(), batch["text"], batch["synthetic"], strict=True):
         assert ids.tolist() in target.tokenizer(list(by_uid[uid].captions)).tolist()
         assert generated.tolist() in target.tokenizer(list(by_uid[uid].synthetic)).tolist()
+
+
+def test_a_sample_without_generated_captions_gives_a_real_one_but_not_all_of_a_source(target: Target) -> None:
+    class Some:
+        """None of the first `none` has any; every second cannot be read."""
+
+        name, classes = "some", ()
+
+        def __init__(self, none: int):
+            self.none = none
+
+        def __len__(self) -> int:
+            return 200
+
+        def __getitem__(self, index: int) -> Sample:
+            if index % 2:
+                raise BadSample("torn")
+            made = () if index < self.none else ("generated",)
+            image = np.zeros((SIZE, SIZE, 3), np.uint8)
+            return Sample(uid=index, image=image, captions=("real",), synthetic=made)
+
+        def shard(self, index: int) -> str:
+            return ""
+
+        def uid(self, index: int) -> int:
+            return index
+
+    ((batch, _),) = batches(Some(100), target, Taught(synthetic=True), steps=1)
+    made = [("real",) if uid < 100 else ("generated",) for uid in batch["uid"].tolist()]
+    assert len(set(made)) == 2
+    np.testing.assert_array_equal(batch["synthetic"], np.concatenate([target.tokenizer(text) for text in made]))
+    check_generated(Some(31))  # the sixteenth has one
+    with pytest.raises(ValueError, match=r"none of the first 16 samples of 'some' .*TableConfig.synthetic_key"):
+        check_generated(Some(32))
 
 
 def test_an_image_store_brings_no_texts_and_labels_come_with_the_samples(

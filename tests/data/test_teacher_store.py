@@ -60,12 +60,12 @@ FULL = dataclasses.replace(PLAIN, views=VIEWS, captions=True)
 
 
 class Pets:
-    """A source of thirty samples, of which one in ten cannot be read."""
+    """A source of thirty samples, of which one in ten cannot be read. said, generated: part of the captions of each kind."""
 
     name, classes = "pets", ()
 
-    def __init__(self, uids: np.ndarray, said: int = 0):
-        self.uids, self.said = uids.tolist(), said
+    def __init__(self, uids: np.ndarray, said: int = 0, generated: int = 0):
+        self.uids, self.said, self.generated = uids.tolist(), said, generated
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -73,7 +73,8 @@ class Pets:
     def __getitem__(self, index: int) -> Sample:
         if index % ROWS == 3:
             raise BadSample("damaged")
-        return Sample(uid=self.uids[index], image=b"", captions=(f"{self.uids[index]} said {self.said}",))
+        said, generated = (f"{self.uids[index]} said {number}" for number in (self.said, self.generated))
+        return Sample(uid=self.uids[index], image=b"", captions=(said,), synthetic=(generated,))
 
     def shard(self, index: int) -> str:
         return f"{index // ROWS:05d}.tar"
@@ -204,8 +205,21 @@ def test_two_runs_write_the_same_bytes(tmp_path, folder):
     write(tmp_path / "again")
     assert hashes(tmp_path / "again") == hashes(folder)
     assert set(hashes(folder)) == {*map(shard_name, range(SHARDS)), "index.safetensors", "manifest.json"}
-    infos = [shard_info(folder / shard_name(number)) for number in range(SHARDS)]
-    assert tuple(infos) == read_manifest(folder).shards  # as a run that goes on finds its earlier shards
+
+
+def test_a_run_that_goes_on_finds_its_earlier_shards(tmp_path):
+    infos = [write_shard(tmp_path, number, rows) for number, rows in enumerate(content())]
+    paths = [tmp_path / shard_name(number) for number in range(SHARDS)]
+    assert [shard_info(path) for path in paths] == infos
+    flipped = bytearray(paths[1].read_bytes())
+    flipped[-1] ^= 1
+    paths[1].write_bytes(flipped)
+    with pytest.raises(ValueError, match=rf"shard-00001.* is not as it was written: its checksum was {infos[1].blake2b}"):
+        shard_info(paths[1])
+    paths[2].with_suffix(teacher_shards.CHECKSUM).unlink()
+    with pytest.raises(ValueError, match=r"shard-00002.* its checksum was not kept"):
+        shard_info(paths[2])
+    assert shard_info(paths[2], infos[2].blake2b) == infos[2]
 
 
 @pytest.mark.parametrize("moment", ["while it is written", "before it has its name"])
@@ -338,6 +352,10 @@ def test_a_store_of_another_data_set(tmp_path):
         ValueError, match=rf"has no caption '{uids[0]} said 1' among its 1; the data set's captions have"
     ):
         store.check_source(Pets(uids, said=1))
+    store.check_source(Pets(uids, generated=1))
+    store.check_source(Pets(uids), synthetic=True)
+    with pytest.raises(ValueError, match=rf"has no caption '{uids[0]} said 1' .* run clip-jax embed again"):
+        store.check_source(Pets(uids, generated=1), synthetic=True)
 
 
 def test_distinct_samples_keep_the_sources_order():
@@ -428,9 +446,8 @@ def test_a_sample_in_two_shards(folder):
     rewrite(folder, 2, repeat)
     both = "in shard-00000.safetensors and shard-00002.safetensors; a store holds each sample once"
     assert f"uid {first} comes twice, {both}" in refused(folder)
-    infos = [shard_info(folder / shard_name(number)) for number in range(SHARDS)]
     with pytest.raises(ValueError, match=f"uid {first} comes twice"):
-        finish_store(folder, FULL, infos)
+        finish_store(folder, FULL, read_manifest(folder).shards)
 
     def repeat_within(tensors):
         tensors["uid"][0] = tensors["bad"][0]
