@@ -84,9 +84,7 @@ def check_same_teachers(folder: Path, identities: Mapping[str, Mapping[str, str]
             )
 
 
-def write_config(
-    folder: Path, config: TrainConfig, teachers: Mapping[str, Mapping[str, str]] | None = None
-) -> None:
+def write_config(folder: Path, config: TrainConfig, teachers: Mapping[str, Mapping[str, str]] | None = None) -> None:
     """Writes config.json, on process 0, once all processes have read what was there before; a tokenizer file is copied
     beside it, so that the folder can be moved. teachers: as in check_same_teachers, for teachers.json."""
     multihost_utils.sync_global_devices("config.json was read")

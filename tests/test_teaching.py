@@ -318,7 +318,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "masked ResNet": (_resnet, "objective 'mfd' hides patches of the image"),
     "unbounded": (
         _goal({"crd": 1.0, "dark_rest": Ramp(start=2.0, end=-1.5, last=4)}),
-        "objective.weights.dark_rest falls to -1.5; below -1.0",
+        "objective.weights.dark_rest falls to -1.5; below -1 ",
     ),
     "no bias": (_goal({"sigmoid_distillation": 1.0}), "needs a student with logit_bias"),
     "no labels": (_goal({"centroid": 1.0}), "teachers.stored: source 'glyphs' has no classes; centroids need labelled"),

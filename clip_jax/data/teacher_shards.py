@@ -100,7 +100,7 @@ def shard_info(path: str | Path, written: str = "") -> FileInfo:
     """
     path = Path(path)
     beside = path.with_suffix(CHECKSUM)
-    then, now = beside.read_text() if beside.is_file() else written, checksum(path)
+    then, now = beside.read_text("ascii", "replace") if beside.is_file() else written, checksum(path)
     if now != then:
         raise ValueError(f"{path} is not as it was written: its checksum was {then or 'not kept'}, now it is {now}")
     return _info(path, map_tensors(path), now)

@@ -214,7 +214,9 @@ def test_a_run_that_goes_on_finds_its_earlier_shards(tmp_path):
     flipped = bytearray(paths[1].read_bytes())
     flipped[-1] ^= 1
     paths[1].write_bytes(flipped)
-    with pytest.raises(ValueError, match=rf"shard-00001.* is not as it was written: its checksum was {infos[1].blake2b}"):
+    with pytest.raises(
+        ValueError, match=rf"shard-00001.* is not as it was written: its checksum was {infos[1].blake2b}"
+    ):
         shard_info(paths[1])
     paths[2].with_suffix(teacher_shards.CHECKSUM).unlink()
     with pytest.raises(ValueError, match=r"shard-00002.* its checksum was not kept"):
