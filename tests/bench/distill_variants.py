@@ -1,4 +1,4 @@
-"""What the distillation bench compares, most informative first; weights that no paper gives were chosen on the dev split."""
+"""What the distillation bench compares, most informative first; FD's weight and the best mix were chosen on the dev split."""
 
 from collections.abc import Mapping
 
