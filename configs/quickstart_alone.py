@@ -18,10 +18,11 @@ def get_config(teacher: str = "runs/quickstart") -> ConfigDict:
     """`teacher`: the run whose model the student is half of, and compared with."""
     config = quickstart()
     config.model = part(half(preset("tiny")))
+    config.model.vision_cfg.head_width, config.model.text_cfg.heads = 16, 4  # as many heads as the teacher's
     config.model.running.scan = False
     config.source = glyphs(variants=1)
-    config.steps = 300
-    config.checkpoint.every = 150
+    config.steps = 400
+    config.checkpoint.every = 200
     config.eval_every = 0
     if Path(teacher).exists():
         gallery = GlyphsConfig(split="designers", limit=500)
