@@ -6,7 +6,7 @@ timing.jsonl       speed, loader wait, memory: true of the machine, not of the e
 bad_samples.jsonl  each replaced sample: step, uid, shard, reason (bad_samples.N.jsonl by process N)
 tokenizer.json     where it is not CLIP's
 teachers.json      hashes of each teacher's weights and of its store's manifest: a run that goes on must find the same
-tensorboard/       event files               evaluation.json    the last evaluation       pictures.npz, report.html
+tensorboard/       event files               evaluation.json    the last evaluation       pictures.npz, report.html, beside.html
 """
 
 import collections
