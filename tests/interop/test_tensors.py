@@ -172,6 +172,17 @@ def test_cut_short_at_any_place(tmp_path, suffix):
         refusal(part)
 
 
+@pytest.mark.parametrize(("offset", "value", "said"), [(6, 1, "is encrypted"), (8, 99, "compression")])
+def test_zips_whose_members_cannot_be_unpacked(tmp_path, offset, value, said):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.ones(3, np.float32))
+    data = bytearray(path.read_bytes())
+    for signature, start in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):  # flags and method, in both of its headers
+        data[data.index(signature) + start + offset] = value
+    path.write_bytes(data)
+    assert said in refusal(path)
+
+
 def test_a_flipped_bit_of_an_npz_is_seen(tmp_path):
     np.savez(tmp_path / "a.npz", a=np.arange(1000, dtype=np.float32))
     content = bytearray((tmp_path / "a.npz").read_bytes())

@@ -12,7 +12,6 @@ import dataclasses
 import json
 import math
 import os
-import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -143,10 +142,10 @@ def _errors(path: Path, done: str = "read") -> Iterator[None]:
         raise ValueError(f"{path} cannot be {done}: {error.strerror or error}") from error
     except torchscript.Refused as error:
         raise ValueError(f"{path} is not read: {torch_files.refusal(str(error))}") from error
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is damaged or cut short ({error}); copy or download it again") from error
-    # Of a damaged file zipfile says NotImplementedError (no such compression), NumPy EOFError, the unpickler its own.
-    except (ValueError, NotImplementedError, pickle.UnpicklingError, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError) as error:
+        reason = str(error) or "it ends too early"
+        raise ValueError(f"{path} is damaged or cut short ({reason}); copy or download it again") from error
+    except (ValueError, RuntimeError) as error:  # zipfile's RuntimeError: a member is encrypted, or oddly compressed
         raise ValueError(f"{path} is not {done}: {error}") from error
 
 
