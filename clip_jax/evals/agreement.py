@@ -8,7 +8,7 @@ import scipy.sparse
 from clip_jax import ranking
 from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.data.sources import SourceConfig, open_source
-from clip_jax.evals.embed import Embedded, Encoder, caption_key, check_readable
+from clip_jax.evals.embed import Embedded, Encoder, check_readable, normal_caption_key
 from clip_jax.evals.protocol import Figure, OpenTeacher, Outcome
 
 _CHUNK = 1024  # queries ranked at once
@@ -130,7 +130,7 @@ class Agreement:
         unit-norm embedding f32[Q, E]."""
         texts = self._config.queries
         if texts:
-            keys, labels = np.array([caption_key(text) for text in texts], np.uint64), np.full(len(texts), -1)
+            keys, labels = np.array([normal_caption_key(text) for text in texts], np.uint64), np.full(len(texts), -1)
             embeddings = encoder.texts(texts)
         else:
             first = np.unique(found.owner, return_index=True)[1]

@@ -90,7 +90,7 @@ class Encoder:
             label=gather_rows(np.array(label, np.int64)),
             caption=self._texts(texts),
             owner=np.array([row_of[int(sample)] for sample in owners], np.int64),
-            key=gather_rows(np.array([caption_key(text) for text in texts], np.uint64)),
+            key=gather_rows(np.array([normal_caption_key(text) for text in texts], np.uint64)),
             bad=tuple(bad),
             bad_count=count - len(all_index),
         )
@@ -151,7 +151,7 @@ def check_readable(source: Source) -> None:
         raise ValueError(f"none of the first {len(few)} samples of source {source.name!r} can be read: {found[0]}")
 
 
-def caption_key(text: str) -> int:
+def normal_caption_key(text: str) -> int:
     """Equal for captions that differ only in case and white space: 64 bits."""
     normal = " ".join(text.lower().split())
     return int.from_bytes(hashlib.blake2b(normal.encode("utf-8", "replace"), digest_size=8).digest(), "little")

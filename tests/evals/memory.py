@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.source import BadSample, Sample, sample_uid
-from clip_jax.evals.embed import Embedded, caption_key
+from clip_jax.evals.embed import Embedded, normal_caption_key
 
 
 class Memory:
@@ -57,7 +57,7 @@ def embedded(
         label=np.array(label or [-1] * len(image)),
         caption=np.array([row for _, _, row in captions], np.float32).reshape(len(captions), image.shape[1]),
         owner=np.array([owner for owner, _, _ in captions], np.int64),
-        key=np.array([caption_key(text) for _, text, _ in captions], np.uint64),
+        key=np.array([normal_caption_key(text) for _, text, _ in captions], np.uint64),
         bad=(),
         bad_count=bad_count,
     )

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from clip_jax.evals.embed import Encoder, caption_key, eval_target, gather_rows
+from clip_jax.evals.embed import Encoder, eval_target, gather_rows, normal_caption_key
 from clip_jax.models.clip import init_params
 from clip_jax.tokenizer import Tokenizer
 from tests.evals.memory import Memory
@@ -63,7 +63,7 @@ def test_unreadable_samples_are_left_out_and_counted(on_one_device):
     np.testing.assert_array_equal(found.index, READABLE)
     np.testing.assert_array_equal(found.label, [-1 if i == 9 else i % 3 for i in READABLE])
     np.testing.assert_array_equal(found.owner, [owner for owner, _ in SAID])
-    np.testing.assert_array_equal(found.key, np.array([caption_key(text) for _, text in SAID], np.uint64))
+    np.testing.assert_array_equal(found.key, np.array([normal_caption_key(text) for _, text in SAID], np.uint64))
     assert found.bad_count == 2
     assert [(bad.index, bad.uid, bad.shard, bad.reason) for bad in found.bad] == [
         (3, SOURCE.uid(3), "part 0", "broken 3"),
@@ -109,9 +109,9 @@ def test_what_the_model_wants_of_images(small):
     assert (target.resize_mode, target.interpolation, target.fill_color) == ("squash", "bilinear", 9)
 
 
-def test_caption_keys():
-    assert caption_key(" A  cat\n") == caption_key("a cat") != caption_key("a cat.")
-    assert 0 <= caption_key("\udcff") < 2**64  # broken text has one, too
+def test_normal_caption_keys():
+    assert normal_caption_key(" A  cat\n") == normal_caption_key("a cat") != normal_caption_key("a cat.")
+    assert 0 <= normal_caption_key("\udcff") < 2**64  # broken text has one, too
 
 
 def test_one_process_has_all_rows():
