@@ -67,10 +67,8 @@ def plan_store(
             f"{config.views} views: the data's config augments no images (read.augmentation is None); use 0"
         )
     settings = to_dict(dataclasses.replace(model.config, running=Running()))
-    if settings["text_cfg"]["tokenizer"]:
-        settings["text_cfg"]["tokenizer"] = Path(
-            settings["text_cfg"]["tokenizer"]
-        ).name  # wherever it lies: it is hashed
+    if file := settings["text_cfg"]["tokenizer"]:
+        settings["text_cfg"]["tokenizer"] = Path(file).name  # wherever it lies: it is hashed
     views = None
     if config.views and augmentation is not None:
         views = StoredViews(count=config.views, seed=config.seed, augmentation=augmentation)
@@ -99,9 +97,8 @@ def check_plan(folder: Path, plan: Manifest) -> Manifest | None:
     Where the teacher lies may differ, as long as its weights do not. Raises ValueError that says in what the store that
     was begun there differs from `plan`.
     """
-    found = sorted(
-        path.name for path in folder.glob("[!.]*")
-    )  # before another process of this job writes its first file
+    # Before another process of this job writes its first file.
+    found = sorted(path.name for path in folder.glob("[!.]*"))
     began = read_begun(folder)
     if began is None:
         if found:

@@ -144,9 +144,8 @@ class _Matcher:
         return uids, found
 
     def _likely(self, row: Names) -> Iterator[str]:
-        for name in dict.fromkeys(
-            filter(None, (row.image_path, row.key))
-        ):  # img2dataset's begin with the shard's number
+        for name in dict.fromkeys(filter(None, (row.image_path, row.key))):
+            # img2dataset's names begin with the shard's number.
             stems = (self._stems.get(files.base_name(name)[:length]) for length in self._lengths)
             yield from (f"{shard}/{name}" for shard in stems if shard)
         for tail in _tails(row.image_path) if row.image_path else ():

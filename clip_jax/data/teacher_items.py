@@ -11,7 +11,7 @@ from pathlib import Path
 import grain
 import numpy as np
 
-from clip_jax.data.images import decode, preprocess
+from clip_jax.data.images import decode
 from clip_jax.data.pipeline import Bad, Target
 from clip_jax.data.source import BadSample, Source
 from clip_jax.data.teacher_index import distinct_samples
@@ -142,17 +142,9 @@ class _Reader:
         return TeacherItem(index=index, uid=sample.uid, image=image, views=views, captions=captions, text=text)
 
     def _stored_views(self, pixels: np.ndarray, uid: int) -> tuple[np.ndarray, np.ndarray]:
-        target = self._target
         if self._views is None:
-            image = preprocess(
-                pixels,
-                target.image_size,
-                resize_mode=target.resize_mode,
-                interpolation=target.interpolation,
-                fill_color=target.fill_color,
-            )
-            return image[None], np.zeros((0, VIEW_NUMBERS), np.float32)
+            return self._target.plain(pixels)[None], np.zeros((0, VIEW_NUMBERS), np.float32)
         interpolation = self._views.augmentation.interpolation
         drawn: list[View] = [self._views.draw(uid, number, *pixels.shape[:2]) for number in range(self._views.count)]
-        images = [apply_view(pixels, target.image_size, view, interpolation) for view in drawn]
+        images = [apply_view(pixels, self._target.image_size, view, interpolation) for view in drawn]
         return np.stack(images), np.stack([view.to_row() for view in drawn])
