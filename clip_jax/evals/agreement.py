@@ -9,9 +9,7 @@ from clip_jax import ranking
 from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.data.sources import SourceConfig, open_source
 from clip_jax.evals.embed import Embedded, Encoder, check_readable, normal_caption_key
-from clip_jax.evals.protocol import Figure, OpenTeacher, Outcome
-
-_CHUNK = 1024  # queries ranked at once
+from clip_jax.evals.protocol import Figure, OpenTeacher, Outcome, chunks, first_captions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,8 +74,8 @@ class Agreement:
     def _alike(self, student: _Lists, teacher: _Lists, ours: np.ndarray, theirs: np.ndarray) -> dict[str, Figure]:
         top, images = self._config.top, student.images
         values = []
-        for start in range(0, len(ours), _CHUNK):
-            a, b = student.top[ours[start : start + _CHUNK]], teacher.top[theirs[start : start + _CHUNK]]
+        for at in chunks(len(ours)):
+            a, b = student.top[ours[at]], teacher.top[theirs[at]]
             values.append(np.stack([ranking.overlap(a, b), ranking.rbo(a, b), ranking.kendall(a, b)]))
         overlap, rbo, tau = np.concatenate(values, axis=1).mean(axis=1).tolist()
         return {
@@ -108,11 +106,10 @@ class Agreement:
         key, label, text = self._queries(found, encoder)
         shown = _shown(key, found)
         lists, right, relevant = [], [], []
-        for start in range(0, len(key), _CHUNK):
-            rows = np.arange(start, min(start + _CHUNK, len(key)))
-            best = ranking.top_lists(text[rows] @ found.image.T, top)
-            known = label[rows, None] >= 0
-            true = (shown[rows].toarray() > 0) | (known & (label[rows, None] == found.label[None, :]))
+        for at in chunks(len(key)):
+            best = ranking.top_lists(text[at] @ found.image.T, top)
+            known = label[at, None] >= 0
+            true = (shown[at].toarray() > 0) | (known & (label[at, None] == found.label[None, :]))
             lists.append(found.index[best])
             right.append(np.take_along_axis(true, best, axis=1).sum(axis=1))
             relevant.append(true.sum(axis=1))
@@ -133,7 +130,7 @@ class Agreement:
             keys, labels = np.array([normal_caption_key(text) for text in texts], np.uint64), np.full(len(texts), -1)
             embeddings = encoder.texts(texts)
         else:
-            first = np.unique(found.owner, return_index=True)[1]
+            first = first_captions(found)
             keys, labels, embeddings = found.key[first], found.label[found.owner[first]], found.caption[first]
         if not len(keys):
             raise ValueError(f"source {self._source.name!r} gave no readable image with a caption; give `queries`")

@@ -13,9 +13,7 @@ from clip_jax.data.source import BadSample, Source
 from clip_jax.data.sources import SourceConfig, open_source
 from clip_jax.evals.color_words import COLORS, Told, query, told
 from clip_jax.evals.embed import Encoder, check_readable
-from clip_jax.evals.protocol import Figure, OpenTeacher, Outcome
-
-_CHUNK = 1024  # images or queries scored at once
+from clip_jax.evals.protocol import Figure, OpenTeacher, Outcome, chunks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,10 +65,8 @@ class Colors:
         nouns = sorted({noun for _, noun in pairs})
         numbers: dict[str, int] = {}
         rows = [[numbers.setdefault(one.saying(c), len(numbers)) for c in COLORS] for one in found.values()]
-        self._texts, self._captions = (
-            list(numbers),
-            np.array(rows),
-        )  # _captions: row of each image's caption in each colour
+        self._texts = list(numbers)
+        self._captions = np.array(rows)  # of each image, the texts that say it in each colour: i64[N, 11]
         self._index = np.array(list(found), np.int64)
         self._color = np.array([COLORS.index(one.color) for one in found.values()])
         self._by_color = [query(noun, color) for color, noun in pairs]
@@ -117,7 +113,7 @@ class Colors:
         text = encoder.texts(self._texts)
         others = np.arange(len(COLORS))[None, :] != color[:, None]
         swaps = []
-        for at in _chunks(len(index)):
+        for at in chunks(len(index)):
             scores = np.einsum("ne,nce->nc", image[at], text[captions[at]])
             own = np.take_along_axis(scores, color[at, None], axis=1)
             swaps.append((own > scores)[others[at]].reshape(-1, len(COLORS) - 1))
@@ -134,7 +130,7 @@ class Colors:
         )
 
     def _top(self, texts: np.ndarray, image: np.ndarray) -> np.ndarray:
-        return np.concatenate([ranking.top_lists(texts[at] @ image.T, self._config.top) for at in _chunks(len(texts))])
+        return np.concatenate([ranking.top_lists(texts[at] @ image.T, self._config.top) for at in chunks(len(texts))])
 
     def _enough(self, images: int) -> None:
         if images <= self._config.top:
@@ -165,7 +161,3 @@ def _told(source: Source, limit: int) -> dict[int, Told]:
         if one is not None:
             found[index] = one
     return found
-
-
-def _chunks(count: int) -> list[slice]:
-    return [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]

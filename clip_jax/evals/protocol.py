@@ -1,13 +1,16 @@
-"""What an evaluation protocol takes, and what it gives back."""
+"""What an evaluation protocol takes, how it goes through it, and what it gives back."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from clip_jax.evals.embed import Encoder
+import numpy as np
+
+from clip_jax.evals.embed import Embedded, Encoder
 
 OpenTeacher = Callable[[str], Encoder]  # takes what clip_jax.load does
 _SIGNED = ("kendall_tau", "color_minus_noun")
+_CHUNK = 1024  # rows scored against a gallery at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,3 +41,13 @@ class Evaluation(Protocol):
 def is_share(figure: str) -> bool:
     """Whether a figure of this name is a share in [0, 1]; else it is a correlation or a difference, in [-1, 1]."""
     return not figure.startswith(_SIGNED)
+
+
+def chunks(count: int) -> list[slice]:
+    """range(count) in pieces, so that their scores against a gallery fit in memory."""
+    return [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
+
+
+def first_captions(found: Embedded) -> np.ndarray:
+    """Row of each captioned image's first caption, in the images' order: i64[at most N]."""
+    return np.unique(found.owner, return_index=True)[1]

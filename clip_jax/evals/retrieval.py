@@ -9,10 +9,9 @@ from clip_jax import metrics
 from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.data.sources import SourceConfig, open_source
 from clip_jax.evals.embed import Embedded, Encoder, check_readable
-from clip_jax.evals.protocol import Figure, Outcome
+from clip_jax.evals.protocol import Figure, Outcome, chunks, first_captions
 
 RETRIEVAL_FIGURES = tuple(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
-_CHUNK = 1024  # queries scored at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,10 @@ class Retrieval:
         """R@1, R@5, R@10 each way. Raises ValueError for a gallery without a single readable pair."""
         found = encoder.source(self._source, limit=self._config.limit)
         if self._config.first_caption:
-            found = _first_captions(found)
+            first = first_captions(found)
+            found = dataclasses.replace(
+                found, caption=found.caption[first], owner=found.owner[first], key=found.key[first]
+            )
         if not len(found.caption):
             raise ValueError(f"source {self._source.name!r} gave no readable image with a caption; nothing to retrieve")
         figures = retrieval_figures(found, exact=self._config.exact)
@@ -59,12 +61,13 @@ def retrieval_figures(found: Embedded, *, exact: bool = False) -> dict[str, Figu
     shown_by = true_of.T.tocsr()
     captioned = np.flatnonzero(true_of.sum(axis=1))  # an image whose captions were all empty asks nothing
     from_image, from_text = [], []
-    for rows in _chunks(captioned):
+    for at in chunks(len(captioned)):
+        rows = captioned[at]
         relevant = true_of[rows].toarray()[:, key] > 0
         from_image.append(metrics.ranks(found.image[rows] @ found.caption.T, relevant))
-    for rows in _chunks(np.arange(captions)):
-        relevant = shown_by[key[rows]].toarray() > 0
-        from_text.append(metrics.ranks(found.caption[rows] @ found.image.T, relevant))
+    for at in chunks(captions):
+        relevant = shown_by[key[at]].toarray() > 0
+        from_text.append(metrics.ranks(found.caption[at] @ found.image.T, relevant))
     captions_of_image = true_of[captioned] @ np.bincount(key)
     images_of_text = shown_by.sum(axis=1)[key]
     figures = {}
@@ -76,12 +79,3 @@ def retrieval_figures(found: Embedded, *, exact: bool = False) -> dict[str, Figu
             chance = metrics.chance_recall_at(relevant, items, k)
             figures[f"{name}_r{k}"] = Figure(value=metrics.recall_at(rank, k), chance=chance)
     return figures
-
-
-def _first_captions(found: Embedded) -> Embedded:
-    _, first = np.unique(found.owner, return_index=True)
-    return dataclasses.replace(found, caption=found.caption[first], owner=found.owner[first], key=found.key[first])
-
-
-def _chunks(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]

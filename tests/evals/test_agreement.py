@@ -10,7 +10,7 @@ import scipy.stats
 
 import clip_jax
 from clip_jax import ranking
-from clip_jax.evals import agreement
+from clip_jax.evals import agreement, protocol
 from clip_jax.evals.agreement import Agreement, AgreementConfig, agreement_figures
 from clip_jax.evals.embed import Encoder
 from clip_jax.interop.write import TARGETS
@@ -76,7 +76,7 @@ def test_precision_by_hand(monkeypatch):
 
 @pytest.mark.parametrize("chunk", [7, 1024])
 def test_equals_scipy_and_sets(monkeypatch, chunk):
-    monkeypatch.setattr(agreement, "_CHUNK", chunk)
+    monkeypatch.setattr(protocol, "_CHUNK", chunk)
     k, teacher, student = 5, random_found(1, texts=25, classes=4), random_found(2, texts=25, classes=4)
     outcome = opened(monkeypatch, FixedEncoder(teacher), AgreementConfig(teacher="t", top=k))(FixedEncoder(student))
     first = {int(key): row for row, key in reversed(list(enumerate(teacher.key)))}

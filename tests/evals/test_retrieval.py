@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from clip_jax.evals import retrieval
+from clip_jax.evals import protocol, retrieval
 from clip_jax.evals.retrieval import Retrieval, RetrievalConfig, retrieval_figures
 from tests.evals.memory import FixedEncoder, Memory, embedded
 
@@ -72,7 +72,7 @@ def test_a_collapsed_model_finds_nothing(row):
 @pytest.mark.parametrize("chunk", [3, 1024])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_equals_a_brute_force(monkeypatch, seed, chunk):
-    monkeypatch.setattr(retrieval, "_CHUNK", chunk)
+    monkeypatch.setattr(protocol, "_CHUNK", chunk)
     rng = np.random.default_rng(seed)
     images = rng.integers(-1, 2, (15, 3))  # small integers: many ties
     words = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"]
