@@ -48,7 +48,7 @@ class StoreWriting:
             self.own = self.missing[jax.process_index() :: jax.process_count()]
             self._check_space()
             present: list[int] = np.flatnonzero(there).tolist()
-            self._bad = [map_tensors(folder / shard_name(shard))["bad"] for shard in present]
+            self._bad = [map_tensors(folder / shard_name(shard))["bad"].copy() for shard in present]
             self._seen = sum(len(samples.of(shard)) for shard in present)
         except BaseException:
             self.close()

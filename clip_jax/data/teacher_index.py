@@ -42,8 +42,8 @@ def build_index(folder: Path, shards: Sequence[FileInfo]) -> dict[str, np.ndarra
     uids, bad = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
     for shard in shards:
         tensors = map_tensors(folder / shard.file)
-        uids.append(tensors["uid"])
-        bad.append(tensors["bad"])
+        uids.append(tensors["uid"].copy())  # of which Linux maps a process no more than some 65,000 files at once
+        bad.append(tensors["bad"].copy())
     uid = np.concatenate(uids)
     order = np.argsort(uid, kind="stable")
     tensors = {"uid": uid[order], "row": order.astype(np.int64), "bad": np.sort(np.concatenate(bad))}

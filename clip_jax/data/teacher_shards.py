@@ -16,7 +16,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import mmap
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pyarrow as pa
 
 from clip_jax.data.views import VIEW_NUMBERS
 
@@ -155,14 +155,16 @@ def checksum(path: Path) -> str:
 
 
 def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file of ours, read-only and mapped. Raises ValueError for a file that is none."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
-            raise ValueError(f"{path}: no safetensors file, or a damaged one ({size:,} bytes); write or copy it again")
-        text = file.read(length)
-        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[8 + length :]
+    """The tensors of a safetensors file of ours, read-only and mapped, without a file descriptor. Raises ValueError for a
+    file that is none."""
+    with pa.memory_map(str(path)) as file:  # keeps no descriptor, which an mmap.mmap does
+        whole = memoryview(file.read_buffer())
+    length = int.from_bytes(whole[:8], "little")
+    if not 2 <= length <= min(_LONGEST_HEADER, len(whole) - 8):
+        raise ValueError(
+            f"{path}: no safetensors file, or a damaged one ({len(whole):,} bytes); write or copy it again"
+        )
+    text, view = bytes(whole[8 : 8 + length]), whole[8 + length :]
     try:
         header = json.loads(text)
         tensors, end = {}, 0

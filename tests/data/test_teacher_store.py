@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import logging
+import os
 import pickle
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -302,14 +304,38 @@ def test_a_copy_is_small_and_reads_in_another_process_and_in_threads(folder):
         np.testing.assert_array_equal(each, expected)
 
 
-def test_more_shards_than_may_be_open(folder, monkeypatch):
-    monkeypatch.setattr(teacher_store, "_OPEN_SHARDS", 1)
+def test_more_shards_than_may_be_mapped(folder, monkeypatch):
+    monkeypatch.setattr(teacher_store, "_MAPPED_SHARDS", 1)
     store, rng = TeacherStore(folder), np.random.default_rng(0)
     rows = rng.permutation(27)
     uids = np.concatenate([shard.uid for shard in content()])
     image = np.concatenate([shard.image for shard in content()]).astype(ml_dtypes.bfloat16).astype(np.float32)
     np.testing.assert_array_equal(store.rows(uids[rows]), rows)
     np.testing.assert_array_equal(store.image(rows, rows % 2), image[rows, rows % 2])
+
+
+def test_a_store_of_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_shards.os, "fsync", lambda _: None)  # most of the test's time
+    rng, count = np.random.default_rng(0), 600
+    image = unit(rng, count, 1, DIM)
+    shards = [
+        ShardRows(uid=np.array([n + 1000], np.uint64), image=image[[n]], bad=np.array([n], np.uint64))
+        for n in range(count)
+    ]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = [int(name) for name in os.listdir("/dev/fd")]
+    most = max(used) + 17
+    assert most - len(used) < count
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        write(tmp_path / "s", PLAIN, shards)
+        store = TeacherStore(tmp_path / "s")
+        rows = rng.permutation(count)
+        np.testing.assert_array_equal(store.rows(rows.astype(np.uint64) + 1000), rows)
+        found = store.image(rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    np.testing.assert_array_equal(found, image[rows, 0].astype(ml_dtypes.bfloat16).astype(np.float32))
 
 
 def test_what_the_store_does_not_have(tmp_path, folder):
