@@ -52,17 +52,20 @@ class ShardedSamples:
         """
         known = {info.file: info.blake2b for info in (began.shards if began else ())}
 
-        def read(shard: int) -> FileInfo | None:
+        def read(shard: int) -> FileInfo | ValueError | None:
             path = folder / shard_name(shard)
             try:
                 return shard_info(path, known.get(path.name, "")) if path.is_file() else None
             except ValueError as error:
-                _log.warning("%s; it is made again", error)
-                return None
+                return error
 
+        there: dict[int, FileInfo] = {}
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            infos = list(pool.map(read, range(self.shards)))
-        there = {shard: info for shard, info in enumerate(infos) if info is not None}
+            for shard, found in enumerate(pool.map(read, range(self.shards))):
+                if isinstance(found, ValueError):
+                    _log.warning("%s; it is made again", found)
+                elif found is not None:
+                    there[shard] = found
         for shard in there:
             tensors = map_tensors(folder / shard_name(shard))
             expected = self.uids[shard * self._rows : (shard + 1) * self._rows]
