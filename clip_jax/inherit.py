@@ -11,9 +11,8 @@ import numpy as np
 
 from clip_jax import tree
 from clip_jax.models.clip import CLIPConfig
-from clip_jax.models.cut import Cut, Size, cut_tower
+from clip_jax.models.cut import Cut, Size, cut_tower, size_of
 from clip_jax.models.resnet import ResNetConfig
-from clip_jax.models.text import TextConfig
 from clip_jax.models.vit import VisionConfig, resize_positions
 
 # Settings of a tower in which student and teacher must agree, for what was learned to keep its meaning.
@@ -78,7 +77,7 @@ def inherit(
     vision, teacher_vision = config.vision_cfg, teacher_config.vision_cfg
     if choice.image.on and isinstance(vision, VisionConfig) and isinstance(teacher_vision, VisionConfig):
         tied = vision.pool_type == "map"
-        cut = _cut("image", choice.image, _image_size(vision), _image_size(teacher_vision), outputs, tied=tied)
+        cut = _cut("image", choice.image, size_of(vision), size_of(teacher_vision), outputs, tied=tied)
         visual = cut_tower(teacher_params["visual"], cut)
         positions = resize_positions(visual["positional_embedding"], vision.grid, token=not tied)
         taken["visual"] = visual | {"positional_embedding": np.asarray(positions)}
@@ -89,22 +88,12 @@ def inherit(
         _check_fits("text_cfg.context_length", text.context_length, there.context_length)
         tied = text.proj_type == "none"
         found = cut_tower(
-            teacher_params["text"], _cut("text", choice.text, _text_size(text), _text_size(there), outputs, tied=tied)
+            teacher_params["text"], _cut("text", choice.text, size_of(text), size_of(there), outputs, tied=tied)
         )
         taken["text"] = found | {"positional_embedding": found["positional_embedding"][: text.context_length]}
     result = params | taken
     assert not tree.misfits(result, params)
     return result
-
-
-def _image_size(config: VisionConfig) -> Size:
-    hidden, heads = int(config.width * config.mlp_ratio), config.width // config.head_width
-    return Size(layers=config.layers, width=config.width, heads=heads, hidden=hidden)
-
-
-def _text_size(config: TextConfig) -> Size:
-    hidden = int(config.width * config.mlp_ratio)
-    return Size(layers=config.layers, width=config.width, heads=config.heads, hidden=hidden)
 
 
 def _cut(name: str, choice: TowerChoice, student: Size, teacher: Size, outputs: np.ndarray, *, tied: bool) -> Cut:

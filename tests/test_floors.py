@@ -41,7 +41,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("losses.collect", "losses.sizes", "cli.start", "models.heads"),
     ),
     (  # placement, losses, optimizers, checkpoints, single sources
-        *("models.cut", "tokenizer_file", "sharding", "optim", "checkpoint", "interop.rules", "losses.logits"),
+        *("tokenizer_file", "sharding", "optim", "checkpoint", "interop.rules", "losses.logits"),
         "data.teacher_shards",
         *(
             "data.images",
@@ -79,7 +79,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("interop.proof.reference",),
     ("models.layers", "data.taught", "data.webdataset", "data.glyph_fonts"),
     ("models.vit", "models.resnet", "models.text", "data.glyphs", "data.pipeline"),  # one tower each
-    ("models.clip", "data.sources", "data.teacher_items", "interop.proof.samples", "run_folder"),
+    ("models.clip", "models.cut", "data.sources", "data.teacher_items", "interop.proof.samples", "run_folder"),
     (
         "inherit",
         "models.masks",

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from clip_jax.models.heads import narrowed
+from clip_jax.models.text import TextConfig
+from clip_jax.models.vit import VisionConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,12 @@ class Size:
     def head(self) -> int:
         """K, a head's size."""
         return self.width // self.heads
+
+
+def size_of(config: VisionConfig | TextConfig) -> Size:
+    """Of the tower with this configuration."""
+    heads = config.heads if isinstance(config, TextConfig) else config.width // config.head_width
+    return Size(layers=config.layers, width=config.width, heads=heads, hidden=int(config.width * config.mlp_ratio))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

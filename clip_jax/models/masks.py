@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from clip_jax.models.clip import CLIPConfig
+from clip_jax.models.cut import Size, size_of
+from clip_jax.models.text import TextConfig
 from clip_jax.models.vit import VisionConfig
 
 STRETCH = (-0.1, 1.1)  # the interval that sigmoids are stretched to, before they are clipped to [0, 1]
@@ -30,34 +32,30 @@ def init_masks(config: CLIPConfig, *, image: bool, text: bool) -> Masks:
     Raises ValueError where none is chosen, and for towers without a projection: their channels are the
     embedding's elements, which the other tower has too.
     """
-    vision, shapes = config.vision_cfg, {}
+    vision, text_cfg = config.vision_cfg, config.text_cfg
+    towers: dict[str, VisionConfig | TextConfig] = {}
     if image:
         if not isinstance(vision, VisionConfig) or vision.pool_type != "tok":
             raise ValueError(
-                "masks.image is on, but the image tower is no vision transformer with a projection (pool_type 'tok'); set "
-                "masks.image=False"
+                "masks.image is on, but the image tower is no vision transformer with a projection (pool_type 'tok'), and "
+                "only such can be masked; set masks.image=False, which leaves the tower as it is"
             )
-        hidden, heads = int(vision.width * vision.mlp_ratio), vision.width // vision.head_width
-        shapes["visual"] = {
-            "channels": (vision.width,),
-            "heads": (vision.layers, heads),
-            "units": (vision.layers, hidden),
-        }
+        towers["visual"] = vision
     if text:
-        cfg = config.text_cfg
-        if cfg.proj_type != "linear":
+        if text_cfg.proj_type != "linear":
             raise ValueError(
-                f"masks.text is on, but text_cfg.proj_type is {cfg.proj_type!r}; masks need 'linear': set masks.text=False"
+                f"masks.text is on, but text_cfg.proj_type is {text_cfg.proj_type!r}, and only a text tower with a projection "
+                "('linear') can be masked; set masks.text=False, which leaves the tower as it is"
             )
-        hidden = int(cfg.width * cfg.mlp_ratio)
-        shapes["text"] = {"channels": (cfg.width,), "heads": (cfg.layers, cfg.heads), "units": (cfg.layers, hidden)}
-    if not shapes:
+        towers["text"] = text_cfg
+    if not towers:
         raise ValueError("masks.image and masks.text are both off; nothing would be inherited, turn one on")
-    start = min(START, BOUNDS[1])
-    return {
-        name: {part: jnp.full(shape, start, jnp.float32) for part, shape in parts.items()}
-        for name, parts in shapes.items()
-    }
+    return {name: _open(size_of(tower)) for name, tower in towers.items()}
+
+
+def _open(size: Size) -> dict[str, jax.Array]:
+    shapes = {"channels": (size.width,), "heads": (size.layers, size.heads), "units": (size.layers, size.hidden)}
+    return {part: jnp.full(shape, min(START, BOUNDS[1]), jnp.float32) for part, shape in shapes.items()}
 
 
 def bounded(masks: Masks) -> Masks:

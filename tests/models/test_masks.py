@@ -238,7 +238,7 @@ def test_masks_learn_from_the_model(large: CLIPConfig, params: Tree, small_batch
         (lambda large: init_masks(SIGLIP, image=True, text=True), "masks.image is on, but the image tower is no"),
         (
             lambda large: init_masks(with_towers(large, text={"proj_type": "none"}), image=False, text=True),
-            "proj_type is 'none'; masks need 'linear'",
+            "proj_type is 'none', and only a text tower with a projection",
         ),
         (lambda large: init_masks(large, image=False, text=False), "both off"),
         (lambda large: check_masking(MaskConfig(stages=(0.5, 0.25))), "give rising shares"),
