@@ -3,22 +3,12 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import jax
-import orbax.checkpoint as ocp
-
-from clip_jax import sharding, tree
-from clip_jax.checkpoint import Checkpoints
 from clip_jax.interop.recognize import Opened
-from clip_jax.masking import MASKS
-from clip_jax.models.clip import CLIPConfig, abstract_params
-from clip_jax.run_folder import CHECKPOINTS
-from clip_jax.runs import Weights, read_config
-from clip_jax.sharding import MeshConfig
-from clip_jax.shrink import shrunk, sizes_of
-
-TOWERS = {"image": "visual", "text": "text"}  # as people call them -> as parameters do
+from clip_jax.masking import MASKS, without_masks
+from clip_jax.models.clip import CLIPConfig
+from clip_jax.runs import Weights, load_run
+from clip_jax.shrink import SAID, shrunk, sizes_of
 
 
 def open_masked_run(
@@ -26,52 +16,18 @@ def open_masked_run(
 ) -> tuple[CLIPConfig, Opened]:
     """The run's own model, and the student cut out of its best checkpoint, else its newest.
 
-    wanted: (tower, "width" or "hidden") -> size, where it is not to be what the masks keep. Raises FileNotFoundError
-    without a checkpoint, ValueError for a run without masks, and for sizes that cannot be.
+    wanted: ("image" or "text", "width" or "hidden") -> size, where it is not to be what the masks keep. Raises
+    FileNotFoundError without a checkpoint, ValueError for a run without masks, and for sizes that cannot be.
     """
-    config = read_config(folder)
-    model = config.model
-    if not (folder / CHECKPOINTS).is_dir():
-        raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first")
-    checkpoints = Checkpoints(folder / CHECKPOINTS, config.checkpoint, read_only=True)
-    try:
-        step = checkpoints.best()
-        if step is None:
-            raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first")
-        averaged = config.optim.ema_decay > 0
-        if weights == "ema" and not averaged:
-            raise ValueError(f"{folder} keeps no average (optim.ema_decay is 0); use raw weights")
-        ema = averaged and weights != "raw"
-        abstract = _stored(folder / CHECKPOINTS / str(step) / ("ema" if ema else "params"))
-        if MASKS not in abstract:
-            raise ValueError(f"{folder} was trained without masks; set config.masks, or see config.inherit")
-        params = checkpoints.restore_params(abstract, step, ema=ema)
-    finally:
-        checkpoints.close()
-    masks, towers = params[MASKS], {name: params[name] for name in abstract_params(model)}
+    run = load_run(folder, weights=weights, masks=True)
+    model, masks = run.config.model, run.params[MASKS]
     sizes = sizes_of(masks, model)
-    for (tower, what), size in wanted.items():
-        if tower not in sizes:
-            raise ValueError(f"--{_said(tower)}_{what} {size}: this run masks {', '.join(map(_said, sizes))} only")
-        sizes[tower] = dataclasses.replace(sizes[tower], **{what: size})
-    student, small = shrunk(towers, masks, model, sizes)
-    said = f"a student cut out of {folder.name}, step {step:,}, {'averaged' if ema else 'raw'} weights"
-    return model, Opened(config=student, params=small, layout="clip_jax", state={}, settings={}, path=folder, said=said)
-
-
-def _stored(item: Path) -> dict[str, Any]:
-    """Shapes of all that was saved, to be copied to all devices."""
-    at = sharding.replicated(sharding.make_mesh(MeshConfig()))
-    checkpointer = ocp.StandardCheckpointer()
-    try:
-        found: Any = checkpointer.metadata(item.absolute()).item_metadata
-    finally:
-        checkpointer.close()
-    leaves = tree.leaves_by_path(getattr(found, "tree", found))
-    return tree.nested(
-        {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at) for path, leaf in leaves.items()}
-    )
-
-
-def _said(tower: str) -> str:
-    return next(said for said, name in TOWERS.items() if name == tower)
+    towers = {SAID[tower]: tower for tower in sizes}
+    for (said, what), size in wanted.items():
+        if said not in towers:
+            raise ValueError(f"--{said}_{what} {size}: this run masks {', '.join(towers)} only; leave the flag out")
+        sizes[towers[said]] = dataclasses.replace(sizes[towers[said]], **{what: size})
+    config, params = shrunk(without_masks(run.params), masks, model, sizes)
+    kind = "averaged" if run.weights == "ema" else "raw"
+    about = f"a student cut out of {folder.name}, step {run.step:,}, {kind} weights"
+    return model, Opened(config=config, params=params, layout="clip_jax", state={}, settings={}, path=folder, said=about)

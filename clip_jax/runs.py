@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from clip_jax import sharding, tree
 from clip_jax.checkpoint import Checkpoints
 from clip_jax.experiment import TrainConfig
-from clip_jax.models.clip import CLIPConfig, abstract_params
+from clip_jax.masking import MASKS, init_masking
+from clip_jax.models.clip import abstract_params
 from clip_jax.plain import from_json, to_dict
 from clip_jax.run_folder import CHECKPOINTS, CONFIG, TEACHERS, TOKENIZER
 from clip_jax.sharding import MeshConfig
@@ -27,7 +28,10 @@ Weights = Literal["auto", "ema", "raw"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadedRun:
-    """A run's config, the weights at `step`, and where they lie. weights: "ema" or "raw"."""
+    """A run's config, the weights at `step`, and where they lie. weights: "ema" or "raw".
+
+    params: the towers', as in clip_jax.models; beside them `masks`, where these were asked for.
+    """
 
     config: TrainConfig
     params: Any
@@ -59,7 +63,7 @@ def check_same_run(folder: Path, config: TrainConfig) -> None:
     if not (folder / CONFIG).is_file() or not any((folder / CHECKPOINTS).glob("[0-9]*")):
         return
     began = read_config(folder)
-    if _shapes(began.model) != _shapes(config.model):
+    if tree.misfits(abstract_params(began.model), abstract_params(config.model)):
         raise ValueError(f"{folder} holds a run of another model; choose another workdir, or use config.init_from")
     old, new = _dotted(to_dict(began)), _dotted(to_dict(config))
     for key in sorted(old.keys() | new.keys()):
@@ -97,11 +101,6 @@ def write_config(folder: Path, config: TrainConfig, teachers: Mapping[str, Mappi
             write_json(folder / TEACHERS, {name: dict(parts) for name, parts in teachers.items()})
 
 
-def _shapes(model: CLIPConfig) -> dict[str, tuple[int, ...]]:
-    params = abstract_params(model)
-    return {path: leaf.shape for path, leaf in zip(tree.paths(params), jax.tree.leaves(params), strict=True)}
-
-
 def _dotted(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
@@ -109,16 +108,22 @@ def _dotted(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def load_run(folder: Path, *, weights: Weights = "auto", step: int | None = None) -> LoadedRun:
+def load_run(folder: Path, *, weights: Weights = "auto", step: int | None = None, masks: bool = False) -> LoadedRun:
     """The weights of a run's best checkpoint (config.checkpoint.best), else its newest, or of the one at `step`.
 
-    weights: "auto" takes the average where the run keeps one. They are copied to all devices. Raises
-    FileNotFoundError without a checkpoint, ValueError for a step or an average that is not there.
+    weights: "auto" takes the average where the run keeps one. masks: those of a run that learned them, too. All are copied
+    to all devices. Raises FileNotFoundError without a checkpoint, ValueError for a step, an average or masks that are not
+    there.
     """
     config = read_config(folder)
-    mesh = sharding.make_mesh(MeshConfig())
+    if masks and not config.masks.on:
+        raise ValueError(
+            f"{folder} was trained without masks; train with config.masks, as configs/distill_tinyclip_masks.py does, or let "
+            "config.inherit cut a student out of it"
+        )
     if not (folder / CHECKPOINTS).is_dir():
         raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first")
+    mesh = sharding.make_mesh(MeshConfig())
     checkpoints = Checkpoints(folder / CHECKPOINTS, config.checkpoint, read_only=True)
     try:
         steps = checkpoints.steps()
@@ -131,11 +136,15 @@ def load_run(folder: Path, *, weights: Weights = "auto", step: int | None = None
         if weights == "ema" and not has_ema:
             raise ValueError(f"{folder} keeps no average (optim.ema_decay is 0); use raw weights")
         ema = has_ema and weights != "raw"
-        at = sharding.replicated(mesh)
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), abstract_params(config.model)
-        )
-        params = checkpoints.restore_params(abstract, chosen, ema=ema)
+        params = checkpoints.restore_params(_abstract(config, mesh, masks=masks), chosen, ema=ema)
     finally:
         checkpoints.close()
     return LoadedRun(config=config, params=params, mesh=mesh, step=chosen, weights="ema" if ema else "raw")
+
+
+def _abstract(config: TrainConfig, mesh: Mesh, *, masks: bool) -> dict[str, Any]:
+    shapes = abstract_params(config.model)
+    if masks:
+        shapes |= {MASKS: jax.eval_shape(lambda: init_masking(config.masks, config.model)[MASKS])}
+    at = sharding.replicated(mesh)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes)

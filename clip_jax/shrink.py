@@ -14,8 +14,14 @@ import numpy as np
 
 from clip_jax.inherit import InheritConfig, TowerChoice, inherit
 from clip_jax.models.clip import CLIPConfig, abstract_params
+from clip_jax.models.cut import size_of
 from clip_jax.models.masks import Masks, expectation, masked
+from clip_jax.models.resnet import ResNetConfig
+from clip_jax.models.text import TextConfig
 from clip_jax.models.vit import VisionConfig
+
+# Masked towers, as parameters call them: what people call them.
+SAID = {"visual": "image", "text": "text"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +41,7 @@ def sizes_of(masks: Masks, config: CLIPConfig) -> dict[str, TowerSize]:
     """
     sizes = {}
     for name, z in jax.device_get(expectation(masks)).items():
-        head = _head_size(name, config)
+        head = size_of(_tower(name, config)).head
         wide, high = float(z["channels"].sum()), float(z["heads"].sum(1).mean()) * head
         heads = max(1, min(round(math.sqrt(wide * high) / head), z["heads"].shape[1]))
         sizes[name] = TowerSize(width=heads * head, hidden=max(1, round(float(z["units"].sum(1).mean()))))
@@ -51,15 +57,16 @@ def choice_of(masks: Masks, config: CLIPConfig, sizes: dict[str, TowerSize]) -> 
     """
     student, towers = config, {}
     for name, parts in jax.device_get(masks).items():
-        size, head = sizes[name], _head_size(name, config)
+        size, head, said = sizes[name], size_of(_tower(name, config)).head, SAID[name]
         for what, given, most in (
             ("width", size.width, parts["channels"].size),
             ("hidden", size.hidden, parts["units"].shape[1]),
         ):
             if not 1 <= given <= most:
-                raise ValueError(f"{name} {what} {given} is not from 1 to the model's {most}")
+                raise ValueError(f"{said} {what} {given} is not from 1 to the model's {most}; give one of these")
         if size.width % head:
-            raise ValueError(f"{name} width {size.width} is not a multiple of the head size {head}")
+            near = max(head, size.width // head * head)
+            raise ValueError(f"{said} width {size.width} is not a multiple of the head size {head}; give {near}, say")
         student = _resized(student, name, size, head)
         towers[name] = TowerChoice(
             channels=_widest(parts["channels"], size.width),
@@ -98,21 +105,17 @@ def _widest(log_alphas: np.ndarray, count: int) -> tuple[int, ...]:
     return tuple(sorted(map(int, np.argsort(-log_alphas, kind="stable")[:count])))
 
 
-def _head_size(name: str, config: CLIPConfig) -> int:
-    if name == "text":
-        return config.text_cfg.width // config.text_cfg.heads
-    assert isinstance(config.vision_cfg, VisionConfig)
-    return config.vision_cfg.head_width
+def _tower(name: str, config: CLIPConfig) -> VisionConfig | TextConfig:
+    tower = config.text_cfg if name == "text" else config.vision_cfg
+    assert not isinstance(tower, ResNetConfig)
+    return tower
 
 
 def _resized(config: CLIPConfig, name: str, size: TowerSize, head: int) -> CLIPConfig:
+    field, heads = ("text_cfg", {"heads": size.width // head}) if name == "text" else ("vision_cfg", {})
     ratio = _ratio(size.width, size.hidden)
-    if name == "text":
-        text = dataclasses.replace(config.text_cfg, width=size.width, heads=size.width // head, mlp_ratio=ratio)
-        return dataclasses.replace(config, text_cfg=text)
-    assert isinstance(config.vision_cfg, VisionConfig)
-    vision = dataclasses.replace(config.vision_cfg, width=size.width, mlp_ratio=ratio)
-    return dataclasses.replace(config, vision_cfg=vision)
+    tower = dataclasses.replace(_tower(name, config), width=size.width, mlp_ratio=ratio, **heads)
+    return dataclasses.replace(config, **{field: tower})
 
 
 def _ratio(width: int, hidden: int) -> float:

@@ -15,6 +15,7 @@ from clip_jax.cli import shrink as command
 from clip_jax.experiment import TrainConfig
 from clip_jax.interop.recognize import open_weights
 from clip_jax.masked_run import open_masked_run
+from clip_jax.masking import MaskConfig
 from clip_jax.models.clip import CLIPConfig, count_parameters
 from clip_jax.models.masks import BOUNDS, init_masks
 from clip_jax.models.sparsity import init_multipliers
@@ -52,7 +53,7 @@ def run(model: CLIPConfig, params: Tree, tmp_path_factory: pytest.TempPathFactor
 
 def saved(folder: Path, model: CLIPConfig, params: Tree) -> Path:
     """A run's folder at step 3, whose average is 0 but for the masks."""
-    config = TrainConfig(model=model, optim=OptimConfig(ema_decay=0.9))
+    config = TrainConfig(model=model, optim=OptimConfig(ema_decay=0.9), masks=MaskConfig(image="masks" in params))
     (folder / CHECKPOINTS).mkdir(parents=True)
     write_config(folder, config)
     count = jnp.zeros((), jnp.int32)
@@ -85,8 +86,8 @@ def test_a_run_becomes_its_student(run: Path, model: CLIPConfig, params: Tree, t
 def test_what_cannot_be_shrunk(run: Path, model: CLIPConfig, params: Tree, tmp_path: Path):
     with pytest.raises(ValueError, match="--text_width 16: this run masks image only"):
         open_masked_run(run, {("text", "width"): 16})
-    with pytest.raises(ValueError, match="visual width 20 is not a multiple of the head size 8"):
-        open_masked_run(run, {("visual", "width"): 20})
+    with pytest.raises(ValueError, match="image width 20 is not a multiple of the head size 8; give 16, say"):
+        open_masked_run(run, {("image", "width"): 20})
     assert not np.any(open_masked_run(run, {})[1].params["text"]["token_embedding"])  # the average
     plain = saved(tmp_path / "plain", model, {"visual": params["visual"], "text": params["text"]})
     with pytest.raises(ValueError, match="plain was trained without masks"):

@@ -9,9 +9,10 @@ from rich.console import Console
 from clip_jax.cli.configs import parse
 from clip_jax.cli.start import prepare
 from clip_jax.interop.convert import check_destination, convert
-from clip_jax.masked_run import TOWERS, open_masked_run
+from clip_jax.masked_run import open_masked_run
 from clip_jax.models.clip import count_parameters
 from clip_jax.runs import Weights
+from clip_jax.shrink import SAID
 
 USAGE = """usage: clip-jax shrink RUN DST [--image_width N] [--image_hidden N] [--text_width N] [--text_hidden N]
 
@@ -26,10 +27,10 @@ def main(argv: list[str]) -> int:
         "weights", "auto", get_args(Weights), "auto is the run's average where there is one", flag_values=values
     )
     sizes = {
-        (tower, what): flags.DEFINE_integer(
+        (said, what): flags.DEFINE_integer(
             f"{said}_{what}", 0, f"{said} tower: {meaning}; 0 for what the masks keep", flag_values=values
         )
-        for said, tower in TOWERS.items()
+        for said in SAID.values()
         for what, meaning in (("width", "channels"), ("hidden", "units of each MLP"))
     }
     given = parse(values, argv, USAGE)
