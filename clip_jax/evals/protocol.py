@@ -1,6 +1,7 @@
 """What an evaluation protocol takes, how it goes through it, and what it gives back."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -20,6 +21,11 @@ class Figure:
 
     value: float
     chance: float | None
+
+    @property
+    def times(self) -> float | None:
+        """How many times chance the value is; None where either is unknown, or chance is not above 0."""
+        return self.value / self.chance if self.chance and self.chance > 0 and math.isfinite(self.value) else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Several evaluations under names: opened once, run on any weights, as figures, JSON and a table."""
 
+import functools
 import json
 import time
 from collections.abc import Mapping
@@ -44,9 +45,10 @@ def figure_names(config: EvalConfig) -> tuple[str, ...]:
 
 
 def open_evaluations(configs: Mapping[str, EvalConfig], *, load: OpenTeacher) -> dict[str, Evaluation]:
-    """Opens each one's data, and with `load` (clip_jax.loading.load_encoder) the teachers that some compare with, which read
-    their galleries at once. Raises ValueError or FileNotFoundError, with the evaluation's name, for what cannot work."""
-    opened = {}
+    """Opens each one's data, and with `load` (clip_jax.loading.load_encoder) the teachers that some compare with, each once,
+    which read their galleries at once. Raises ValueError or FileNotFoundError, with the evaluation's name, for what cannot
+    work."""
+    opened, load = {}, functools.cache(load)
     for name, config in configs.items():
         try:
             if config.limit < 0:
@@ -112,6 +114,6 @@ def table(outcomes: Mapping[str, Outcome]) -> Table:
                 "" if one is None else f"{100 * one:.2f}%" if share else f"{one:+.3f}"
                 for one in (number.value, number.chance)
             )
-            times = f"{number.value / number.chance:.1f}" if number.chance and share else ""
+            times = f"{number.times:.1f}" if number.times is not None and share else ""
             view.add_row(name, figure, value, chance, times)
     return view

@@ -229,7 +229,7 @@ def _lines(run: Recorded, path: Path, command: str) -> list[str]:
     lines = []
     for headline in above[:_BEST]:
         chance = ""
-        if headline.times:
+        if headline.number.times:
             chance = f", {times(headline.number)} x chance ({percent(headline.number.chance)})"
         lines.append(f"{headline.name}: {figure_words(headline.figure)} {percent(headline.number.value)}{chance}")
     if rest:

@@ -42,13 +42,6 @@ class Headline:
     number: Figure
     verdict: str
 
-    @property
-    def times(self) -> float:
-        """How many times chance; 0 where either is unknown."""
-        if not self.number.chance or self.number.chance < 0 or not math.isfinite(self.number.value):
-            return 0.0
-        return self.number.value / self.number.chance
-
 
 def percent(share: float | None) -> str:
     """0.0834 -> "8.3%"; an empty text for None."""
@@ -68,10 +61,9 @@ def value_words(figure: str, value: float | None) -> str:
 
 def times(number: Figure) -> str:
     """How many times chance: "32"; an empty text where chance is unknown, or not above 0."""
-    if not number.chance or number.chance < 0 or not math.isfinite(number.value):
+    if number.times is None:
         return ""
-    ratio = number.value / number.chance
-    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
+    return f"{number.times:,.0f}" if number.times >= 10 else f"{number.times:.1f}"
 
 
 def figure_words(figure: str) -> str:
@@ -128,7 +120,7 @@ def headlines(outcomes: Mapping[str, Outcome]) -> list[Headline]:
             found.append(
                 Headline(name=name, figure=figure, number=number, verdict=verdict(figure, number, outcome.counts))
             )
-    return sorted(found, key=lambda headline: (headline.verdict != "", -headline.times))
+    return sorted(found, key=lambda headline: (headline.verdict != "", -(headline.number.times or 0)))
 
 
 def learned(run: Recorded) -> str:
@@ -166,9 +158,9 @@ def failed(run: Recorded) -> list[str]:
             chance = percent(headline.number.chance) or "unknown"
             reached = f"{figure_words(headline.figure)} {percent(headline.number.value)}, chance {chance}"
             lines.append(f"{headline.name}: {headline.verdict} ({reached}). {_why(run, headline)}")
-    above = [headline for headline in found if not headline.verdict and headline.times]
+    above = [(headline.number.times, headline) for headline in found if not headline.verdict and headline.number.times]
     if len(above) > 1:
-        low = min(above, key=lambda headline: headline.times)
+        _, low = min(above, key=lambda pair: pair[0])
         lines.append(
             f"The weakest that is above chance: {low.name}, {figure_words(low.figure)} {percent(low.number.value)}, "
             f"{times(low.number)} times chance."
@@ -288,7 +280,7 @@ def _sentence(headline: Headline, counts: Mapping[str, int]) -> str:
 
 
 def _ratio(headline: Headline) -> str:
-    return f" ({times(headline.number)} x chance)" if headline.times else ""
+    return f" ({times(headline.number)} x chance)" if headline.number.times else ""
 
 
 def _alike(found: list[Headline]) -> bool:

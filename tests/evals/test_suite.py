@@ -2,7 +2,9 @@
 
 import io
 import json
+from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -13,6 +15,7 @@ from clip_jax.evals.protocol import Figure, Outcome
 from clip_jax.evals.retrieval import RetrievalConfig
 from clip_jax.evals.suite import KINDS, figure_names, open_evaluations, table, write_json
 from clip_jax.loading import load_encoder
+from tests.evals.memory import FixedEncoder, embedded
 
 FEW = GlyphsConfig(split="validation", limit=30, size=8)
 OUTCOMES = {
@@ -60,6 +63,18 @@ def test_json(tmp_path):
 def test_what_cannot_be_opened(config, error, message):
     with pytest.raises(error, match=message):
         open_evaluations({"e": config}, load=load_encoder)
+
+
+def test_a_teacher_of_several_evaluations_is_opened_once():
+    opened = []
+
+    def load(teacher: str) -> Any:
+        opened.append(teacher)
+        return FixedEncoder(embedded(np.eye(9), [(row, f"text {row}", np.eye(9)[row]) for row in range(9)]))
+
+    configs = {f"{name}{top}": AgreementConfig(teacher=name, source=FEW, top=top) for name in "ab" for top in (2, 3)}
+    assert list(open_evaluations(configs, load=load)) == ["a2", "a3", "b2", "b3"]
+    assert opened == ["a", "b"]
 
 
 def test_every_kind_names_its_figures():
