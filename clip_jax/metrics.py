@@ -30,13 +30,16 @@ def chance_recall_at(relevant: np.ndarray, items: int, k: int) -> float:
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
     """Share of rows whose label is among the k highest of f32[B, N] scores; ties and NaN count against the row."""
-    own = np.take_along_axis(scores, labels[:, None], axis=1)
-    above = (~(scores < own)).sum(axis=1) - 1
-    return float((above < k).mean())
+    return float((_above(scores, labels) < k).mean())
 
 
 def mean_per_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     """Mean over the classes that occur of the accuracy within the class."""
-    hits = (~(scores < np.take_along_axis(scores, labels[:, None], axis=1))).sum(axis=1) == 1
+    hits = _above(scores, labels) == 0
     present: Sequence[int] = np.unique(labels).tolist()
     return float(np.mean([hits[labels == label].mean() for label in present]))
+
+
+def _above(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Per row, how many other scores are not below the label's: i64[B]."""
+    return (~(scores < np.take_along_axis(scores, labels[:, None], axis=1))).sum(axis=1) - 1
