@@ -70,8 +70,11 @@ def test_a_run_becomes_its_student(run: Path, model: CLIPConfig, params: Tree, t
     destination = tmp_path / "student"
     assert command.main(["shrink", str(run), str(destination), "--weights", "raw", "--image_hidden", "60"]) == 0
     opened = open_weights(destination)
-    counts = f"{count_parameters(opened.config):,} of {count_parameters(model):,} parameters"
-    assert counts in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{count_parameters(opened.config):,} of {count_parameters(model):,} parameters" in said
+    share = tree.count(opened.params["visual"]) / tree.count(params["visual"])
+    assert f"kept: {share:.0%} of the image tower; the masks were to keep 25% of each" in said
+    assert "far more" not in said  # the sizes were asked for
     vision = opened.config.vision_cfg
     assert isinstance(vision, VisionConfig)
     assert (vision.width, vision.head_width, int(vision.width * vision.mlp_ratio)) == (16, 8, 60)
@@ -81,6 +84,14 @@ def test_a_run_becomes_its_student(run: Path, model: CLIPConfig, params: Tree, t
     for path, leaf in tree.leaves_by_path(opened.params).items():
         np.testing.assert_array_equal(leaf, tree.leaves_by_path(wanted)[path])
     assert "cut out of run, step 3, raw weights" in (destination / "README.md").read_text()
+
+
+def test_masks_that_have_not_closed_are_told_of(model: CLIPConfig, params: Tree, tmp_path: Path, capsys: Any):
+    run = saved(tmp_path / "run", model, params | {"masks": init_masks(model, image=True, text=False)})
+    assert command.main(["shrink", str(run), str(tmp_path / "student"), "--weights", "raw"]) == 0
+    said = capsys.readouterr().out
+    assert "kept: 100% of the image tower; the masks were to keep 25% of each" in said
+    assert "That is far more: the masks had not closed yet" in said
 
 
 def test_what_cannot_be_shrunk(run: Path, model: CLIPConfig, params: Tree, tmp_path: Path):

@@ -6,18 +6,22 @@ from typing import cast, get_args
 from absl import flags
 from rich.console import Console
 
+from clip_jax import tree
 from clip_jax.cli.configs import parse
 from clip_jax.cli.start import prepare
 from clip_jax.interop.convert import check_destination, convert
 from clip_jax.masked_run import open_masked_run
-from clip_jax.models.clip import count_parameters
+from clip_jax.models.clip import abstract_params
 from clip_jax.runs import Weights
 from clip_jax.shrink import SAID
 
 USAGE = """usage: clip-jax shrink RUN DST [--image_width N] [--image_hidden N] [--text_width N] [--text_hidden N]
 
 RUN: a run that trained with config.masks. DST: a new folder for the student, in clip_jax's layout: clip_jax.load opens it,
-and config.init_from=DST trains it on. Widths are multiples of the head size; by default the sizes are those the masks keep."""
+and configs/base.py:DST is its model with these weights. Widths are multiples of the head size; by default the sizes are those
+that the masks keep."""
+
+_FAR = 0.1  # of a tower's parameters, above what the masks were to keep
 
 
 def main(argv: list[str]) -> int:
@@ -40,11 +44,23 @@ def main(argv: list[str]) -> int:
     destination = Path(given[1])
     check_destination(destination)
     wanted = {key: flag.value for key, flag in sizes.items() if flag.value}
-    model, student = open_masked_run(Path(given[0]), wanted, weights=cast(Weights, weights.value))
+    run, student = open_masked_run(Path(given[0]), wanted, weights=cast(Weights, weights.value))
     convert(student, destination, "clip_jax")
-    before, after = count_parameters(model), count_parameters(student.config)
-    Console(soft_wrap=True).print(
-        f"done: {destination}, {after:,} of {before:,} parameters; train it on with --config.init_from={destination} and "
-        "the model of its clip_jax.json"
+    whole, left = abstract_params(run.model), abstract_params(student.config)
+    goal = 1 - run.masks.stages[-1]
+    shares = {said: tree.count(left[tower]) / tree.count(whole[tower]) for tower, said in SAID.items()}
+    masked = {said: share for said, share in shares.items() if getattr(run.masks, said)}
+    console = Console(soft_wrap=True)
+    console.print(f"done: {destination}, {tree.count(left):,} of {tree.count(whole):,} parameters")
+    said = ", ".join(f"{share:.0%} of the {name} tower" for name, share in masked.items())
+    console.print(f"kept: {said}; the masks were to keep {goal:.0%} of each")
+    if not wanted and max(masked.values()) > goal + _FAR:
+        console.print(
+            "That is far more: the masks had not closed yet. Train them for more steps or with a higher masks.lr, or give sizes "
+            "here (--image_width, ...), which keep the widest open."
+        )
+    console.print(
+        f"to train it on: configs/base.py:{destination} is its model with these weights; configs/distill_tinyclip.py takes a "
+        "folder that holds it as `student` beside the teacher's store"
     )
     return 0
