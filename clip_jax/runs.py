@@ -13,13 +13,14 @@ from jax.sharding import Mesh
 
 from clip_jax import sharding, tree
 from clip_jax.checkpoint import Checkpoints
+from clip_jax.durable import write_durably
 from clip_jax.experiment import TrainConfig
 from clip_jax.masking import MASKS, init_masking
 from clip_jax.models.clip import abstract_params
 from clip_jax.plain import from_json, to_dict
 from clip_jax.run_folder import CHECKPOINTS, CONFIG, TEACHERS, TOKENIZER
 from clip_jax.sharding import MeshConfig
-from clip_jax.writers import write_atomically, write_json
+from clip_jax.writers import write_json
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def write_config(folder: Path, config: TrainConfig, teachers: Mapping[str, Mappi
     if jax.process_index() == 0:
         tokenizer = config.model.text_cfg.tokenizer
         if tokenizer and Path(tokenizer).resolve() != (folder / TOKENIZER).resolve():
-            write_atomically(folder / TOKENIZER, Path(tokenizer).read_bytes())
+            write_durably(folder / TOKENIZER, [Path(tokenizer).read_bytes()])
         write_json(folder / CONFIG, to_dict(config))
         if teachers:
             write_json(folder / TEACHERS, {name: dict(parts) for name, parts in teachers.items()})

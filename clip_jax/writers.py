@@ -4,7 +4,6 @@ import importlib
 import json
 import logging
 import math
-import os
 import time
 import uuid
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from clip_jax.durable import write_durably
 
 _log = logging.getLogger(__name__)
 
@@ -26,16 +27,9 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """The whole file or the one before it, whenever the process is killed."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_bytes(data)
-    os.replace(beside, path)
-
-
 def write_json(path: Path, content: Any) -> None:
-    """`content` as indented JSON, atomically."""
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    """`content` as indented JSON: the whole file or the one before it."""
+    write_durably(path, [(json.dumps(content, indent=2) + "\n").encode()])
 
 
 class JsonlWriter:
@@ -45,7 +39,7 @@ class JsonlWriter:
     def __init__(self, path: Path, step: int):
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
-        write_atomically(path, b"".join(line + b"\n" for line in kept))
+        write_durably(path, [line + b"\n" for line in kept])
         self._file = path.open("a")
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:

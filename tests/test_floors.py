@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "losses",
             "models",
         ),
-        *("tree", "tokenizer", "metrics", "ranking", "writers", "preemption", "state", "teachers"),
+        *("tree", "tokenizer", "metrics", "ranking", "durable", "preemption", "state", "teachers"),
         *(
             "data.source",
             "data.files",
@@ -42,7 +42,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     (  # placement, losses, optimizers, checkpoints, single sources
         *("tokenizer_file", "sharding", "optim", "checkpoint", "interop.rules", "losses.logits"),
-        "data.teacher_shards",
+        *("writers", "data.teacher_shards"),
         *(
             "data.images",
             "data.digits",

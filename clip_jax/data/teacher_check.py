@@ -6,8 +6,9 @@ import numpy as np
 
 from clip_jax.data.teacher_index import build_index
 from clip_jax.data.teacher_manifest import Manifest
-from clip_jax.data.teacher_shards import DTYPES, FileInfo, check_tensors, checksum, map_tensors
+from clip_jax.data.teacher_shards import DTYPES, FileInfo, check_tensors, map_tensors
 from clip_jax.data.views import VIEW_NUMBERS
+from clip_jax.durable import checksum
 
 
 def check_file(folder: Path, manifest: Manifest, shard: FileInfo, *, verify: bool) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 
 from clip_jax.data.source import Source
 from clip_jax.data.teacher_manifest import INDEX, MANIFEST, UNFINISHED, Manifest
-from clip_jax.data.teacher_shards import CHECKSUM, FileInfo, map_tensors, write_durably, write_tensors
+from clip_jax.data.teacher_shards import CHECKSUM, FileInfo, map_tensors, write_tensors
+from clip_jax.durable import write_durably
 
 
 def finish_store(folder: str | Path, manifest: Manifest, shards: Sequence[FileInfo]) -> Manifest:

@@ -10,8 +10,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from clip_jax.data.images import Augmentation, draw_view
-from clip_jax.data.teacher_shards import DTYPES, FileInfo, shard_name, write_durably
+from clip_jax.data.teacher_shards import DTYPES, FileInfo, shard_name
 from clip_jax.data.views import View
+from clip_jax.durable import write_durably
 
 VERSION = 1
 MANIFEST = "manifest.json"

@@ -11,13 +11,11 @@
 | bad | u64[...] | samples of the shard's range that could not be read |
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from clip_jax.data.views import VIEW_NUMBERS
+from clip_jax.durable import checksum, write_durably
 
 DTYPES: dict[str, Any] = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
 # How far a row's norm may be from 1: the most that rounding can do, 2^-9 of each number in bf16.
@@ -37,7 +36,7 @@ _SAFETENSORS = {  # widest first, which keeps every tensor aligned; the order in
     "BF16": DTYPES["bfloat16"],
 }
 CHECKSUM = ".blake2b"  # ending of the file that holds a shard's checksum until the manifest does
-_CHUNK = 1 << 24  # bytes hashed, and numbers checked, at a time
+_CHUNK = 1 << 20  # numbers checked at a time
 _LONGEST_HEADER = 1 << 20  # bytes; ours has a few hundred
 
 
@@ -121,39 +120,6 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> FileInfo:
     return _info(path, tensors, digest)
 
 
-def write_durably(path: Path, parts: Iterable[bytes | memoryview]) -> str:
-    """The whole file, on the disk itself, or the one before it, whatever happens. Returns its checksum in hex."""
-    draft = path.with_name(f".{path.name}.draft")
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        with draft.open("wb") as file:
-            for part in parts:
-                digest.update(part)
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # of the folder, which holds the name
-    finally:
-        os.close(descriptor)
-    return digest.hexdigest()
-
-
-def checksum(path: Path) -> str:
-    """blake2b over the whole file, 16 bytes in hex."""
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def map_tensors(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file of ours, read-only and mapped, without a file descriptor. Raises ValueError for a
     file that is none."""
@@ -205,7 +171,7 @@ def _check_norms(array: np.ndarray, name: str, where: str) -> None:
     flat = array.reshape(-1, array.shape[-1])
     per_row = len(flat) // max(1, len(array))
     tolerance = TOLERANCE[array.dtype.name]
-    step = max(1, _CHUNK // 16 // flat.shape[1])
+    step = max(1, _CHUNK // flat.shape[1])
     for start in range(0, len(flat), step):
         block = flat[start : start + step].astype(np.float32)
         norms = np.sqrt(np.einsum("nd,nd->n", block, block))

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from clip_jax import durable
 from clip_jax.data import teacher_shards, teacher_store
 from clip_jax.data.images import Augmentation
 from clip_jax.data.source import BadSample, Sample
@@ -235,7 +236,7 @@ def test_a_shard_is_whole_or_not_there(tmp_path, monkeypatch, moment):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(teacher_shards.os, "fsync" if moment == "while it is written" else "replace", killed)
+    monkeypatch.setattr(durable.os, "fsync" if moment == "while it is written" else "replace", killed)
     for number in (0, 1):
         with pytest.raises(KeyboardInterrupt):
             write_shard(tmp_path, number, second)
@@ -273,7 +274,7 @@ def test_lookup_is_that_of_a_dict(tmp_path_factory, stored, asked, cuts, data):
     parts = [np.array(part, np.uint64) for part in (stored[:first], stored[first:second], stored[second:])]
     rng = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher_shards.os, "fsync", lambda _: None)  # most of the test's time
+        patch.setattr(durable.os, "fsync", lambda _: None)  # most of the test's time
         write(folder, PLAIN, [ShardRows(uid=part, image=unit(rng, len(part), 1, DIM)) for part in parts])
     store = TeacherStore(folder)
     expected = {uid: row for row, uid in enumerate(stored)}
@@ -315,7 +316,7 @@ def test_more_shards_than_may_be_mapped(folder, monkeypatch):
 
 
 def test_a_store_of_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher_shards.os, "fsync", lambda _: None)  # most of the test's time
+    monkeypatch.setattr(durable.os, "fsync", lambda _: None)  # most of the test's time
     rng, count = np.random.default_rng(0), 600
     image = unit(rng, count, 1, DIM)
     shards = [
