@@ -19,7 +19,8 @@ from clip_jax.inherit import InheritConfig
 from clip_jax.masking import MaskConfig, check_masking, init_masking, with_masks, without_masks
 from clip_jax.models.clip import CLIPConfig, init_params
 from clip_jax.models.vit import VisionConfig
-from clip_jax.objectives import ObjectiveConfig, check_objective, heads_of
+from clip_jax.objective_check import check_objective
+from clip_jax.objectives import ObjectiveConfig, heads_of
 from clip_jax.optim import OptimConfig, make_optimizer
 from clip_jax.projections import DISTILL, init_heads
 from clip_jax.run_folder import CHECKPOINTS
@@ -33,11 +34,11 @@ from clip_jax.teachers import AverageTeacher, Offer, TeacherConfig, abstract_tar
 class TrainConfig:
     """steps: updates. batch_size: pairs a step, over all devices. log_every, eval_every: steps; the last step is always
     logged and evaluated, and with eval_every 0 only that is evaluated. teachers: by the names that the log gives
-    them; see clip_jax.teachers. init_from: weights that training starts
-    from, as clip_jax.load takes them; position embeddings follow another image size. inherit: a larger
-    model that first weights are cut out of. masks: learn what a smaller model should keep of this one. max_skipped: so
-    many non-finite steps in a row end the run. wandb: a project's name, "" for none. origin: the config file (and its
-    argument) this was read from, for reports; the command line sets it.
+    them; see clip_jax.teachers. init_from: weights that training starts from, as clip_jax.load takes them; position
+    embeddings follow another image size. inherit: a larger model that first weights are cut out of. masks: learn what a
+    smaller model should keep of this one. max_skipped: so many non-finite steps in a row end the run. wandb: a
+    project's name, "" for none. origin: the config file (and its argument) this was read from, for reports; the command
+    line sets it.
     """
 
     seed: int = 0
@@ -166,6 +167,7 @@ def _check(config: TrainConfig, offers: Mapping[str, Offer]) -> None:
         offers=offers,
         embed_dim=config.model.embed_dim,
         can_mask=isinstance(config.model.vision_cfg, VisionConfig),
+        steps=config.steps,
     )
     for name in ("steps", "log_every", "max_skipped"):
         if getattr(config, name) < 1:

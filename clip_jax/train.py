@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import jax
 
 from clip_jax import sharding
 from clip_jax.checkpoint import Checkpoints, SaveFailed
+from clip_jax.clock import Clock
 from clip_jax.data.pipeline import TrainStream
 from clip_jax.data.source import Source
 from clip_jax.data.sources import open_source
@@ -110,14 +110,14 @@ class _Loop:
         self._plan, self._config, self._source = plan, plan.config, source
         self._taught, self._fill = taught, fill
         self._evaluations, self._checkpoints, self._records = evaluations, checkpoints, records
-        self._clock = _Clock(plan)
+        devices = plan.mesh.devices
+        flops = train_flops_per_pair(self._config.model) / devices.size
+        self._clock = Clock(self._config.batch_size, flops, PEAK_FLOPS.get(devices.flat[0].device_kind))
 
     def run(self, state: TrainState, start: int, stop: Callable[[int], bool]) -> Finished:
         config, mesh = self._config, self._plan.mesh
         figures: dict[str, float] = {}
-        running: tuple[int, Any] | None = (
-            None  # the newest step and its metrics, fetched once the next one is dispatched
-        )
+        running: tuple[int, Any] | None = None  # the newest step and its metrics, fetched once the next is dispatched
         step, stopping = start, False
         stream = self._stream(start)
         progress = Progress(config.steps, start, config.batch_size, silent=jax.process_index() > 0)
@@ -218,67 +218,3 @@ class _Loop:
                 f"the last checkpoint, at step {step}, could not be written: {reason}. Free some space and run the same "
                 f"command again; it goes on from step {max(self._checkpoints.steps(), default=0)}"
             )
-
-
-class _Clock:
-    """Wall time of steps: how fast, how much of it waiting for the loader; evaluation and saving left out."""
-
-    def __init__(self, plan: Plan):
-        self._pairs = plan.config.batch_size
-        devices = plan.mesh.devices
-        self._flops = train_flops_per_pair(plan.config.model) / devices.size
-        self._peak = PEAK_FLOPS.get(devices.flat[0].device_kind)
-        self._last = time.perf_counter()
-        self._ticks, self._waited = 0, 0.0
-        self._seconds = self.wait_share = 0.0
-
-    @property
-    def pairs_per_second(self) -> float:
-        """A moving average; 0 until the second step, for the first holds the compilation."""
-        return self._pairs / self._seconds if self._seconds else 0.0
-
-    def waiting(self) -> "_Pause":
-        """Context: time waiting for the loader."""
-        return _Pause(self, counts=True)
-
-    def paused(self) -> "_Pause":
-        """Context: time that is no step's."""
-        return _Pause(self, counts=False)
-
-    def tick(self) -> None:
-        """A step has ended."""
-        now = time.perf_counter()
-        seconds = max(now - self._last, 1e-9)
-        if self._ticks:
-            weight = max(1 / self._ticks, 0.02)
-            self._seconds += weight * (seconds - self._seconds)
-            self.wait_share += weight * (min(self._waited / seconds, 1.0) - self.wait_share)
-        self._last, self._waited = now, 0.0
-        self._ticks += 1
-
-    def figures(self) -> dict[str, float]:
-        """pairs_per_second, step_seconds, loader_wait (share), tflops (model FLOP/s a device / 1e12), mfu where the
-        device's peak is known."""
-        tflops = self._flops * self.pairs_per_second / 1e12
-        known = {"mfu": tflops * 1e12 / self._peak} if self._peak else {}
-        return {
-            "pairs_per_second": self.pairs_per_second,
-            "step_seconds": self._seconds,
-            "loader_wait": self.wait_share,
-            "tflops_per_device": tflops,
-        } | known
-
-
-class _Pause:
-    def __init__(self, clock: _Clock, *, counts: bool):
-        self._clock, self._counts = clock, counts
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        spent = time.perf_counter() - self._began
-        if self._counts:
-            self._clock._waited += spent
-        else:
-            self._clock._last += spent

@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "losses",
             "models",
         ),
-        *("tree", "tokenizer", "metrics", "ranking", "durable", "preemption", "state", "teachers"),
+        *("tree", "tokenizer", "metrics", "ranking", "durable", "typed", "preemption", "state", "teachers"),
         *(
             "data.source",
             "data.files",
@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "data.clip_retrieval_files",
         ),
         *("evals.prompts", "interop.proof.outputs", "interop.proof.reference_math"),
-        *("losses.collect", "losses.sizes", "cli.start", "models.heads"),
+        *("losses.collect", "losses.sizes", "cli.start", "models.heads", "clock"),
     ),
     (  # placement, losses, optimizers, checkpoints, single sources
         *("tokenizer_file", "sharding", "optim", "checkpoint", "interop.rules", "losses.logits"),
@@ -53,20 +53,17 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "data.glyph_names",
         ),
     ),
+    ("losses.pairs", "data.teacher_manifest"),
     (
-        *("losses.contrastive", "losses.sigmoid", "losses.confidence", "losses.robust"),
-        *("losses.similarities", "losses.anchors", "losses.features", "losses.gradients"),
-        *("losses.relational", "losses.dark", "losses.centroids"),
-        "data.teacher_manifest",
-    ),
-    (
+        *("losses.contrastive", "losses.sigmoid", "losses.robust", "losses.similarities", "losses.anchors"),
+        *("losses.features", "losses.gradients", "losses.relational", "losses.dark", "losses.centroids"),
         "interop.files.torchscript",
         "interop.files.torch_files",
         "interop.files.hub",
         "interop.proof.libraries",
         "data.teacher_index",
     ),
-    ("losses.fusion", "data.teacher_check", "data.clip_retrieval"),
+    ("losses.fusion", "losses.confidence", "data.teacher_check", "data.clip_retrieval"),
     (
         *(
             "interop.proof.reference_resnet",
@@ -110,7 +107,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "interop.layouts.huggingface_config",
         "interop.layouts.huggingface_files",
     ),
-    ("step", "interop.layouts.huggingface", "interop.layouts.big_vision"),
+    ("step", "objective_check", "interop.layouts.huggingface", "interop.layouts.big_vision"),
     ("evals.protocol", "evals.speed"),
     ("evals.retrieval", "evals.zero_shot", "evals.showcase", "evals.agreement", "evals.colors"),  # one protocol a file
     ("evals.suite",),

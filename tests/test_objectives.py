@@ -21,6 +21,7 @@ from clip_jax.losses.dark import dark_match, dark_rest
 from clip_jax.losses.features import fd, fd_cosine, image_cosine, image_l1, image_mse
 from clip_jax.losses.fusion import afd
 from clip_jax.losses.gradients import gd
+from clip_jax.losses.pairs import Pairs
 from clip_jax.losses.relational import vrd, vrd_ce, xrd
 from clip_jax.losses.robust import drrho
 from clip_jax.losses.sigmoid import sigmoid_pairs
@@ -141,7 +142,8 @@ def by_hand(params: Any, batch: Any, number: jax.Array) -> dict[str, jax.Array]:
     raw_image, raw_text = clip.image_features(batch["image"], key), clip.text_features(batch["text"])
     raw_masked = clip.image_features(batch["image"], jax.random.fold_in(key, 1), patch_dropout=0.5)
     x, y, z = unit(raw_image), unit(raw_text), unit(clip.text_features(batch["synthetic"]))
-    s, b, label = clip.scale(), clip.bias(), batch["label"]
+    s, label = clip.scale(), batch["label"]
+    pairs, synthetic = Pairs(x, y, s, clip.bias()), Pairs(x, z, s)
 
     def against(name: str) -> dict[str, Any]:
         told, heads = batch["targets"][name], params["distill"].get(name, {})
@@ -173,52 +175,52 @@ def by_hand(params: Any, batch: Any, number: jax.Array) -> dict[str, jax.Array]:
         )
         big_x, big_s, big_b = unit(told.image), told.scale, told.bias
         big_y = None if told.text is None else unit(told.text)
+        big = Pairs(big_x, big_y, big_s, big_b)
         values: dict[str, Any] = {
-            "crd": lambda: crd(x, y, s, big_x, big_y, big_s),
-            "fd": lambda: fd(u, v, big_x, big_y),
-            "fd_cosine": lambda: fd_cosine(u, v, big_x, big_y),
-            "mfd": lambda: fd(m, v, big_x, big_y),
-            "gd": lambda: gd(u, v, s, big_x, big_y, big_s),
-            "icl": lambda: icl(u, v, k("icl_scale"), big_x, big_y),
-            "afd": lambda: afd(u, v, k("fusion_scale"), big_x, big_y, *kernels()),
-            "cross_kd": lambda: cross_kd(u, v, k("cross_scale"), big_x, big_y, big_s),
+            "crd": lambda: crd(pairs, big),
+            "fd": lambda: fd((u, v), (big_x, big_y)),
+            "fd_cosine": lambda: fd_cosine((u, v), (big_x, big_y)),
+            "mfd": lambda: fd((m, v), (big_x, big_y)),
+            "gd": lambda: gd(Pairs(u, v, s), big),
+            "icl": lambda: icl(Pairs(u, v, k("icl_scale")), (big_x, big_y)),
+            "afd": lambda: afd(Pairs(u, v, k("fusion_scale")), (big_x, big_y), *kernels()),
+            "cross_kd": lambda: cross_kd(Pairs(u, v, k("cross_scale")), big),
             "centroid": lambda: centroid(x, label, centers(), k("centroid_scale")),
             "classification": lambda: classification(classes(), label),
             "full_teacher": lambda: full_teacher(u, big_x, k("full_teacher_scale")),
-            "affinity": lambda: affinity(x, y, jnp.float32(30), big_x, big_y, jnp.float32(30)),
-            "sigmoid_distillation": lambda: sigmoid_distillation(x, y, s, b, big_x, big_y, big_s, big_b),
+            "affinity": lambda: affinity(Pairs(x, y, jnp.float32(30)), Pairs(big_x, big_y, jnp.float32(30))),
+            "sigmoid_distillation": lambda: sigmoid_distillation(pairs, big),
             "image_l1": lambda: image_l1(u, big_x),
             "image_mse": lambda: image_mse(u, big_x),
             "image_cosine": lambda: image_cosine(u, big_x),
-            "csd_features": lambda: csd_features(u, v, big_x, big_y, big_s, 0.7),
-            "csd_relations": lambda: csd_relations(x, y, s, big_x, big_y, big_s),
-            "drrho": lambda: drrho(x, y, big_x, big_y, temperature=0.05),
-            "vrd": lambda: vrd(u, v, k("vertical_image_scale"), k("vertical_text_scale"), big_x, big_y),
-            "vrd_ce": lambda: vrd_ce(u, v, k("vertical_image_scale"), k("vertical_text_scale"), big_x, big_y),
-            "xrd": lambda: xrd(u, v, k("cross_relation_scale"), big_x, big_y),
-            "dark_match": lambda: dark_match(x, y, s, big_x, big_y, big_s, temperature=4.0),
-            "dark_rest": lambda: dark_rest(x, y, s, big_x, big_y, big_s, temperature=4.0),
+            "csd_features": lambda: csd_features((u, v), big, delta=0.7),
+            "csd_relations": lambda: csd_relations(pairs, big),
+            "drrho": lambda: drrho((x, y), (big_x, big_y), temperature=0.05),
+            "vrd": lambda: vrd((u, v), (big_x, big_y), k("vertical_image_scale"), k("vertical_text_scale")),
+            "vrd_ce": lambda: vrd_ce((u, v), (big_x, big_y), k("vertical_image_scale"), k("vertical_text_scale")),
+            "xrd": lambda: xrd(Pairs(u, v, k("cross_relation_scale")), (big_x, big_y)),
+            "dark_match": lambda: dark_match(pairs, big, temperature=4.0),
+            "dark_rest": lambda: dark_rest(pairs, big, temperature=4.0),
         }
         served = TEACHERS[name].losses or values
         return {loss: values[loss]() for loss in served if loss in values}
 
     of = {name: against(name) for name in TEACHERS}
     found = {
-        "info_nce": info_nce(x, y, s),
-        "info_nce_synthetic": info_nce(x, z, s),
-        "sigmoid": sigmoid_pairs(x, y, s, b),
+        "info_nce": info_nce(pairs),
+        "info_nce_synthetic": info_nce(synthetic),
+        "sigmoid": sigmoid_pairs(pairs),
     }
     for loss in of["wide"]:
         each = {name: values[loss] for name, values in of.items() if loss in values}
         found[loss] = sum((TEACHERS[name].weight * value for name, value in each.items()), jnp.float32(0))
         found |= {f"{loss}/{name}": value for name, value in each.items()}
-    told = [(name, batch["targets"][name], TEACHERS[name].weight) for name in ("wide", "alike")]
-    pairs = [(unit(t.image), unit(t.text), t.scale, weight) for _, t, weight in told]
-    found["reinforcement"] = reinforcement(x, y, s, pairs)
-    wide = told[0][1]
-    found["reinforcement_synthetic"] = reinforcement(
-        x, z, s, [(unit(wide.image), unit(wide.synthetic), wide.scale, 0.7)]
-    )
+    told = [(batch["targets"][name], TEACHERS[name].weight) for name in ("wide", "alike")]
+    teachers = [(Pairs(unit(t.image), unit(t.text), t.scale), weight) for t, weight in told]
+    found["reinforcement"] = reinforcement(pairs, teachers)
+    wide = told[0][0]
+    teacher = Pairs(unit(wide.image), unit(wide.synthetic), wide.scale)
+    found["reinforcement_synthetic"] = reinforcement(synthetic, [(teacher, 0.7)])
     return found
 
 
@@ -353,9 +355,9 @@ def test_options_change_the_terms_they_name(mesh1: Any) -> None:
         for raw, head in ((pupil.image, "image_projection"), (pupil.text, "text_projection"))
     )
     big_x, big_y, centers = unit(told.image), unit(told.text), unit(told.centroids)
-    assert float(raw["icl"]) == pytest.approx(float(icl(u, v, factor, big_x, big_y)), rel=1e-5)
+    assert float(raw["icl"]) == pytest.approx(float(icl(Pairs(u, v, factor), (big_x, big_y))), rel=1e-5)
     assert float(raw["affinity"]) == pytest.approx(
-        float(affinity(x, y, pupil.scale, big_x, big_y, told.scale)), rel=1e-5
+        float(affinity(Pairs(x, y, pupil.scale), Pairs(big_x, big_y, told.scale))), rel=1e-5
     )
     assert float(raw["centroid"]) == pytest.approx(float(centroid(u, pupil.label, centers, factor)), rel=1e-5)
 
@@ -449,6 +451,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "dark_rest falls to -0.8, times 2 for its teachers; below -1 ",
     ),
+    "ramp after the end": (
+        {"weights": {"info_nce": 1.0, "crd": Ramp(start=1.0, end=2.0, first=10, last=20)}, "steps": 10},
+        "moves from step 10 on, and the run ends at step 10",
+    ),
     "ramp to infinity": ({"weights": {"info_nce": 1.0, "crd": Ramp(start=1.0, end=math.inf, last=5)}}, "give finite"),
     "ramp to no number": ({"weights": {"info_nce": 1.0, "crd": Ramp(start=1.0, end=math.nan, last=5)}}, "give finite"),
     "dark without bound": (
@@ -476,6 +482,7 @@ def test_what_cannot_be_computed_is_refused(case: str) -> None:
         objective=goal,
         teachers=change.get("teachers", {"t": STORE}),
         optim=change.get("optim", OptimConfig(ema_decay=0.9)),
+        steps=change.get("steps", 10_000),
     )
     with pytest.raises(ValueError, match=message):
         Plan(config, change.get("offers", {"t": GIVES}))
