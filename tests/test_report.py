@@ -31,6 +31,7 @@ from clip_jax.evals.zero_shot import ZeroShotConfig
 from clip_jax.experiment import TrainConfig
 from clip_jax.models.clip import abstract_params
 from clip_jax.models.presets import preset
+from clip_jax.objectives import ObjectiveConfig
 from clip_jax.optim import OptimConfig
 from clip_jax.plain import to_dict
 from clip_jax.report import plots as report_plots
@@ -323,6 +324,29 @@ def test_long_lines_are_thinned_and_jumps_drawn_on_a_logarithmic_scale():
     assert len(svg) < 40_000
 
 
+def test_names_of_lines_stay_inside_the_drawing():
+    series = report_plots.Series(steps=np.arange(3), values=np.arange(3.0))
+    for names in (["swap accuracy", "swap pairwise", "color precision@20"], ["a name that fills a row by itself"] * 3):
+        lines = [report_plots.Line(label=name, series=series, color=n) for n, name in enumerate(names)]
+        svg = report_plots.chart(lines, what="w", key="k")
+        width = float(re.search(r'viewBox="0 0 (\S+)', svg)[1])
+        for name in names:
+            left = float(re.search(rf'<text [^>]*?x="([^"]*)"[^>]*>{name}<', svg)[1])
+            assert 0 < left < left + 6 * len(name) < width  # a letter is about 6 units wide
+
+
+def test_every_term_of_an_objective_is_drawn(tmp_path):
+    terms = ["crd", "fd_cosine", "icl", "info_nce"]
+    config = dataclasses.replace(CONFIG, objective=ObjectiveConfig(weights=dict.fromkeys(terms, 1.0)))
+    folder = make_run(tmp_path / "r", config=config, evaluated=False)
+    rows = [{"step": step, "loss": 4.0} | dict.fromkeys(terms, 1.0) for step in (10, 20)]
+    _write_rows(folder / "metrics.jsonl", rows)
+    _, parsed = drawn(folder)
+    loss = next(svg["aria-label"] for svg in parsed.all("svg") if svg["aria-label"].startswith("Loss"))
+    assert all(f"{term.replace('_', ' ')} from 1 at step 10" in loss for term in terms)
+    assert "The terms are drawn before their weights." in parsed.text
+
+
 def test_heat_is_readable_at_every_place():
     def luminance(color: str) -> float:
         parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -471,6 +495,7 @@ def test_figures_of_students(tmp_path):
     assert "RBO" in rows
     assert "40.0% of the teacher&#39;s first 20 pictures for a text are in the student&#39;s" in text
     assert "agreement on digits against teacher runs/teacher" in text
+    assert "Also swap accuracy on colors 30.0% (3.3 x chance)." in text
 
 
 def test_words():
@@ -488,6 +513,15 @@ def test_words():
     assert report_words.listing(["a", "b", "c"]) == "a, b and c"
     assert report_words.model_words(preset("tiny")).startswith("tiny (")
     assert report_words.model_words(preset("ViT-B-32-quickgelu")).startswith("ViT-B-32-quickgelu (")
+
+
+def test_a_mixture_carries_over_from_what_it_draws_from(tmp_path):
+    source = MixtureConfig(parts=(Weighted(weight=1, source=GlyphsConfig()), Weighted(weight=1, source=GlyphsConfig())))
+    config = dataclasses.replace(CONFIG, source=source)
+    lines = report_words.failed(read_run(make_run(tmp_path / "r", config=config, learned=False)))
+    said = {name: next(line for line in lines if line.startswith(name)) for name in ("icons", "numbers")}
+    assert said["numbers"].endswith("What was learned from glyphs did not carry over to digits.")
+    assert said["icons"].endswith("It was not learned yet: train longer, or look at the loss.")
 
 
 def test_nothing_learned_is_said(tmp_path):

@@ -9,7 +9,9 @@ from markupsafe import Markup
 from clip_jax.evals.protocol import is_share
 from clip_jax.report.plots import Line, chart
 from clip_jax.report.read import Recorded, Series, evaluation_of
+from clip_jax.report.svg import LINES
 from clip_jax.report.words import figure_words, listing, percent
+from clip_jax.run_folder import METRICS
 
 
 def curves(run: Recorded) -> list[dict[str, Any]]:
@@ -17,13 +19,17 @@ def curves(run: Recorded) -> list[dict[str, Any]]:
     config, metrics = run.config, run.metrics
     weights = dict(config.objective.weights)
     terms = [name for name in weights if name in metrics] if len(weights) > 1 else []
+    shown = terms[: len(LINES) - 1]
     only = weights["info_nce"] if list(weights) == ["info_nce"] else None
     guess = only * math.log(config.batch_size) if isinstance(only, (int, float)) else None
-    dotted = f"Dotted: {guess:.2f}, the loss of guessing within a batch of {config.batch_size:,}." if guess else ""
+    note = f"Dotted: {guess:.2f}, the loss of guessing within a batch of {config.batch_size:,}." if guess else ""
+    if terms:
+        more = f"; {len(terms) - len(shown)} more are in {METRICS}" if len(terms) > len(shown) else ""
+        note = f"The terms are drawn before their weights{more}."
     largest = np.nanmax(metrics["grad_norm"].values, initial=0.0) if "grad_norm" in metrics else 0.0
     clip = config.optim.clip_norm if 0 < config.optim.clip_norm <= largest else None
     plots = [
-        ("loss", "Loss", ["loss", *terms[:2]], guess, dotted),
+        ("loss", "Loss", ["loss", *shown], guess, note),
         ("lr", "Learning rate", ["lr"], None, ""),
         ("scale", "Logit scale", ["logit_scale"], None, "The factor on cosines, at most 100."),
         ("norm", "Gradient norm", ["grad_norm"], clip, f"Dotted: clipped to {clip:g}." if clip else ""),

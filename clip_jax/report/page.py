@@ -210,7 +210,7 @@ def _speed(run: Recorded) -> list[tuple[str, str]]:
         facts.append(("Model FLOPs utilization", "unknown on this device"))
     if run.speed:
         facts.append(
-            ("Encoding", f"{run.speed.images:,.0f} images/s, {run.speed.texts:,.0f} texts/s ({run.speed.device})")
+            ("Encoding", f"{run.speed.images:,.0f} images/s and {run.speed.texts:,.0f} texts/s on {run.speed.device}")
         )
     facts.append(("Samples replaced", f"{run.last('replaced'):,.0f} of {run.step * run.config.batch_size:,}"))
     facts.append(("Steps skipped", f"{run.last('skipped'):,.0f} of {run.step:,}"))

@@ -15,6 +15,7 @@ from clip_jax.report.svg import BAD, INK, LINES, MARKERS, MUTED, drawing, dress
 _POINTS = 400  # a line's; longer ones are averaged down to as many
 _FEW = 40  # points up to which each gets a marker
 _MARKS = 8  # about so many on a longer line that the page names by its marker
+_ROW, _HANDLE = 60, 8  # letters beside each other in a legend, and as how many a line's sample counts
 _LARGEST = 128  # pixels a side of an embedded picture
 
 _CIVIDIS = np.array([[0, 34, 78], [125, 124, 120], [254, 232, 56]], np.float64)  # its ends and middle
@@ -67,7 +68,8 @@ def chart(
         dress(axes)
         if legend and len(lines) > 1:
             solid = [artist for artist, line in zip(axes.get_lines(), lines, strict=False) if not line.dashed]
-            figure.legend(handles=solid, loc="outside upper center", ncols=3, frameon=False, labelcolor=INK)
+            columns = max(1, _ROW // (_HANDLE + max(len(artist.get_label()) for artist in solid)))
+            figure.legend(handles=solid, loc="outside upper center", ncols=columns, frameon=False, labelcolor=INK)
 
     return drawing(draw, what=what, key=key)
 
@@ -111,7 +113,7 @@ def _draw(axes: Any, line: Line, scale: int, *, marked: bool) -> None:
         linestyle=style,
         linewidth=width,
         marker=MARKERS[line.color] if few or (lonely | apart).any() else "",
-        markersize=3.5,
+        markersize=3.5 if len(steps) > 1 else 6,
         markevery=None if few else np.flatnonzero(lonely | apart).tolist(),
     )
 

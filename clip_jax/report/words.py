@@ -141,9 +141,12 @@ def learned(run: Recorded) -> str:
     best = above[0]
     counts = run.outcomes[best.name].counts
     text = _sentence(best, counts)
-    others = [f"{headline.name} {percent(headline.number.value)}{_ratio(headline)}" for headline in above[1:]]
+    same = [f"{one.name} {_reached(one)}" for one in above[1:] if one.figure == best.figure]
+    others = [f"{figure_words(one.figure)} on {one.name} {_reached(one)}" for one in above if one.figure != best.figure]
+    if same:
+        text += f" The same figure elsewhere: {listing(same)}."
     if others:
-        text += f" The same figure elsewhere: {listing(others)}." if _alike(above) else f" Also {listing(others)}."
+        text += f" Also {listing(others)}."
     if rest:
         text += f" Not learned: {listing([f'{headline.name} ({headline.verdict})' for headline in rest])}."
     return text
@@ -279,25 +282,29 @@ def _sentence(headline: Headline, counts: Mapping[str, int]) -> str:
     return f"On {headline.name}, {figure_words(headline.figure)} is {share}{guess}."
 
 
-def _ratio(headline: Headline) -> str:
-    return f" ({times(headline.number)} x chance)" if headline.number.times else ""
-
-
-def _alike(found: list[Headline]) -> bool:
-    return len({headline.figure for headline in found}) == 1
+def _reached(headline: Headline) -> str:
+    ratio = f" ({times(headline.number)} x chance)" if headline.number.times else ""
+    return f"{percent(headline.number.value)}{ratio}"
 
 
 def _why(run: Recorded, headline: Headline) -> str:
-    trained = to_dict(run.config.source)["kind"]
     if headline.verdict == "below chance":
         return "Worse than guessing: look for wrong labels, or embeddings that are all alike."
     if headline.verdict == "not finite":
         return "The weights may not be finite: evaluate an earlier checkpoint with --step."
     evaluation = to_dict(run.config.evals[headline.name]) if headline.name in run.config.evals else {}
-    measured = evaluation["source"]["kind"] if "source" in evaluation else trained
-    if measured != trained:
-        return f"What was learned from {trained} did not carry over to {measured}."
+    trained = _kinds(to_dict(run.config.source))
+    measured = _kinds(evaluation["source"]) if "source" in evaluation else trained
+    if not measured & trained:
+        return f"What was learned from {listing(sorted(trained))} did not carry over to {listing(sorted(measured))}."
     return "It was not learned yet: train longer, or look at the loss."
+
+
+def _kinds(source: Mapping[str, Any]) -> set[str]:
+    """Of a source, or of all that a mixture draws from."""
+    if "parts" not in source:
+        return {source["kind"]}
+    return {kind for part in source["parts"] for kind in _kinds(part["source"])}
 
 
 def _name(config: CLIPConfig) -> str:
