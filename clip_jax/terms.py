@@ -17,6 +17,7 @@ from clip_jax.losses.dark import dark_match, dark_rest
 from clip_jax.losses.features import fd, fd_cosine, image_cosine, image_l1, image_mse
 from clip_jax.losses.fusion import afd
 from clip_jax.losses.gradients import gd
+from clip_jax.losses.pairs import Pairs
 from clip_jax.losses.relational import vrd, vrd_ce, xrd
 from clip_jax.losses.robust import drrho
 from clip_jax.losses.sigmoid import sigmoid_pairs
@@ -92,6 +93,10 @@ class Lesson:
         value = self.heads[name]
         return jnp.exp(value) if self.options.learned_factor == "exp" else value
 
+    def under(self, factor: str) -> Pairs:
+        """The student's at the teacher's size, under a learned factor."""
+        return Pairs(self.image, self.text, self.factor(factor))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Term:
@@ -107,9 +112,18 @@ class Term:
     heads: tuple[str, ...] = ()
 
 
+def _pairs(of: Student | Targets, captions: str = "text") -> Pairs:
+    return Pairs(of.image, getattr(of, captions), of.scale, of.bias)
+
+
+def _alone(loss: Callable[..., jax.Array], captions: str = "text") -> Callable[[Student, Axes], jax.Array]:
+    """Of a loss of the student's pairs."""
+    return lambda x, axes: loss(_pairs(x, captions), axes=axes)
+
+
 def _features(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
     """Of a loss of projected embeddings and their targets, in both modalities."""
-    return lambda x: loss(x.image, x.text, x.teacher.image, x.teacher.text, axes=x.axes)
+    return lambda x: loss((x.image, x.text), _pairs(x.teacher).embeddings, axes=x.axes)
 
 
 def _image(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
@@ -119,90 +133,65 @@ def _image(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
 
 def _relations(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
     """Of a loss between the student's N x N logits and the teacher's, whose sizes may differ."""
-
-    def value(x: Lesson) -> jax.Array:
-        student, teacher = x.student, x.teacher
-        return loss(student.image, student.text, student.scale, teacher.image, teacher.text, teacher.scale, axes=x.axes)
-
-    return value
+    return lambda x: loss(_pairs(x.student), _pairs(x.teacher), axes=x.axes)
 
 
 def _anchored(loss: Callable[..., jax.Array], head: str) -> Callable[[Lesson], jax.Array]:
     """Of a loss of projected embeddings and their targets under a learned factor."""
-    return lambda x: loss(x.image, x.text, x.factor(head), x.teacher.image, x.teacher.text, axes=x.axes)
+    return lambda x: loss(x.under(head), _pairs(x.teacher).embeddings, axes=x.axes)
+
+
+def _vertical(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
+    """The same under two."""
+    image, text = _VERTICAL
+    return lambda x: loss((x.image, x.text), _pairs(x.teacher).embeddings, x.factor(image), x.factor(text), axes=x.axes)
+
+
+def _reinforced(captions: str = "text") -> Callable[[Sequence[Lesson]], jax.Array]:
+    def value(lessons: Sequence[Lesson]) -> jax.Array:
+        teachers = [(_pairs(x.teacher, captions), x.weight) for x in lessons]
+        return reinforcement(_pairs(lessons[0].student, captions), teachers, axes=lessons[0].axes)
+
+    return value
+
+
+def _dark(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
+    return lambda x: loss(_pairs(x.student), _pairs(x.teacher), temperature=x.options.dark_temperature, axes=x.axes)
 
 
 def _masked(x: Lesson) -> jax.Array:
-    return fd(x.masked, x.text, x.teacher.image, x.teacher.text, axes=x.axes)
+    return fd((x.masked, x.text), _pairs(x.teacher).embeddings, axes=x.axes)
 
 
 def _gradients(x: Lesson) -> jax.Array:
-    teacher = x.teacher
-    return gd(x.image, x.text, x.student.scale, teacher.image, teacher.text, teacher.scale, axes=x.axes)
+    return gd(Pairs(x.image, x.text, x.student.scale), _pairs(x.teacher), axes=x.axes)
 
 
 def _cross(x: Lesson) -> jax.Array:
-    teacher = x.teacher
-    return cross_kd(x.image, x.text, x.factor("cross_scale"), teacher.image, teacher.text, teacher.scale, axes=x.axes)
+    return cross_kd(x.under("cross_scale"), _pairs(x.teacher), axes=x.axes)
 
 
 def _fused(x: Lesson) -> jax.Array:
     kernels = x.heads["image_fusion"]["kernel"], x.heads["text_fusion"]["kernel"]
-    return afd(x.image, x.text, x.factor("fusion_scale"), x.teacher.image, x.teacher.text, *kernels, axes=x.axes)
+    return afd(x.under("fusion_scale"), _pairs(x.teacher).embeddings, *kernels, axes=x.axes)
 
 
 def _affinity(x: Lesson) -> jax.Array:
-    student, teacher = x.student, x.teacher
-    pinned = x.options.affinity_scale
-    scales = (jnp.float32(pinned),) * 2 if pinned else (student.scale, teacher.scale)
-    return affinity(student.image, student.text, scales[0], teacher.image, teacher.text, scales[1], axes=x.axes)
-
-
-def _reinforced(lessons: Sequence[Lesson]) -> jax.Array:
-    student = lessons[0].student
-    teachers = [(x.teacher.image, x.teacher.text, x.teacher.scale, x.weight) for x in lessons]
-    return reinforcement(student.image, student.text, student.scale, teachers, axes=lessons[0].axes)
-
-
-def _reinforced_synthetic(lessons: Sequence[Lesson]) -> jax.Array:
-    student = lessons[0].student
-    teachers = [(x.teacher.image, x.teacher.synthetic, x.teacher.scale, x.weight) for x in lessons]
-    return reinforcement(student.image, student.synthetic, student.scale, teachers, axes=lessons[0].axes)
-
-
-def _pairwise(x: Lesson) -> jax.Array:
-    student, teacher = x.student, x.teacher
-    own = (student.image, student.text, student.scale, student.bias)
-    return sigmoid_distillation(*own, teacher.image, teacher.text, teacher.scale, teacher.bias, axes=x.axes)
+    pinned = {"scale": jnp.float32(x.options.affinity_scale)} if x.options.affinity_scale else {}
+    return affinity(_pairs(x.student)._replace(**pinned), _pairs(x.teacher)._replace(**pinned), axes=x.axes)
 
 
 def _csd_features(x: Lesson) -> jax.Array:
-    teacher = x.teacher
-    delta = x.options.huber_delta
-    return csd_features(x.image, x.text, teacher.image, teacher.text, teacher.scale, delta, axes=x.axes)
+    return csd_features((x.image, x.text), _pairs(x.teacher), delta=x.options.huber_delta, axes=x.axes)
 
 
 def _drrho(x: Lesson) -> jax.Array:
-    own, teacher = x.student, x.teacher
-    temperature = x.options.drrho_temperature
-    return drrho(own.image, own.text, teacher.image, teacher.text, temperature=temperature, axes=x.axes)
+    both = _pairs(x.student).embeddings, _pairs(x.teacher).embeddings
+    return drrho(*both, temperature=x.options.drrho_temperature, axes=x.axes)
 
 
-def _dark(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
-    def value(x: Lesson) -> jax.Array:
-        own, teacher, softened = x.student, x.teacher, x.options.dark_temperature
-        pairs = (own.image, own.text, own.scale, teacher.image, teacher.text, teacher.scale)
-        return loss(*pairs, temperature=softened, axes=x.axes)
-
-    return value
-
-
-def _vertical(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
-    def value(x: Lesson) -> jax.Array:
-        factors = x.factor("vertical_image_scale"), x.factor("vertical_text_scale")
-        return loss(x.image, x.text, *factors, x.teacher.image, x.teacher.text, axes=x.axes)
-
-    return value
+def _full_teacher(x: Lesson) -> jax.Array:
+    return full_teacher(x.image, x.teacher.image, x.factor("full_teacher_scale"), axes=x.axes)
 
 
 def _centroid(x: Lesson) -> jax.Array:
@@ -216,26 +205,14 @@ def _classification(x: Lesson) -> jax.Array:
     return classification(affine(x.student.image, x.heads["classifier"]), x.student.label, axes=x.axes)
 
 
-def _info_nce(x: Student, axes: Axes) -> jax.Array:
-    return info_nce(x.image, x.text, x.scale, axes=axes)  # a bias would cancel
-
-
-def _info_nce_synthetic(x: Student, axes: Axes) -> jax.Array:
-    return info_nce(x.image, x.synthetic, x.scale, axes=axes)
-
-
-def _sigmoid(x: Student, axes: Axes) -> jax.Array:
-    return sigmoid_pairs(x.image, x.text, x.scale, x.bias, axes=axes)
-
-
 _BOTH = ("text", "projection")
 _VERTICAL = ("vertical_image_scale", "vertical_text_scale")
 
 # What config.objective.weights can name.
 TERMS: dict[str, Term] = {
-    "info_nce": Term(value=_info_nce, of="student"),
-    "info_nce_synthetic": Term(value=_info_nce_synthetic, of="student", needs=("synthetic",)),
-    "sigmoid": Term(value=_sigmoid, of="student", needs=("bias",)),
+    "info_nce": Term(value=_alone(info_nce), of="student"),
+    "info_nce_synthetic": Term(value=_alone(info_nce, "synthetic"), of="student", needs=("synthetic",)),
+    "sigmoid": Term(value=_alone(sigmoid_pairs), of="student", needs=("bias",)),
     # CLIP-KD. Yang et al. 2024
     "crd": Term(value=_relations(crd), needs=("text",)),
     "fd": Term(value=_features(fd), needs=_BOTH),
@@ -248,17 +225,13 @@ TERMS: dict[str, Term] = {
     # CLIP-Embed-KD. Nair 2024
     "centroid": Term(value=_centroid, needs=("label", "centroids"), heads=("centroid_projection", "centroid_scale")),
     "classification": Term(value=_classification, needs=("label", "centroids"), heads=("classifier",)),
-    "full_teacher": Term(
-        value=lambda x: full_teacher(x.image, x.teacher.image, x.factor("full_teacher_scale"), axes=x.axes),
-        needs=("projection",),
-        heads=("full_teacher_scale",),
-    ),
+    "full_teacher": Term(value=_full_teacher, needs=("projection",), heads=("full_teacher_scale",)),
     # TinyCLIP, Wu et al. 2023; MobileCLIP and MobileCLIP2, Vasu et al. 2024, Faghri et al. 2025
     "affinity": Term(value=_affinity, needs=("text",)),
-    "reinforcement": Term(value=_reinforced, of="teachers", needs=("text",)),
-    "reinforcement_synthetic": Term(value=_reinforced_synthetic, of="teachers", needs=("synthetic",)),
+    "reinforcement": Term(value=_reinforced(), of="teachers", needs=("text",)),
+    "reinforcement_synthetic": Term(value=_reinforced("synthetic"), of="teachers", needs=("synthetic",)),
     # of models with a sigmoid loss
-    "sigmoid_distillation": Term(value=_pairwise, needs=("text", "bias")),
+    "sigmoid_distillation": Term(value=_relations(sigmoid_distillation), needs=("text", "bias")),
     # the image tower alone
     "image_l1": Term(value=_image(image_l1), needs=("projection",)),
     "image_mse": Term(value=_image(image_mse), needs=("projection",)),

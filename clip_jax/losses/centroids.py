@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from clip_jax.losses.collect import Axes, mean
-from clip_jax.losses.logits import cross_entropy, logits_of, own_columns
+from clip_jax.losses.logits import cross_entropy, logits_of
+from clip_jax.losses.pairs import Pairs, own_cross_entropy
 
 
 def centroid(
@@ -41,6 +42,5 @@ def full_teacher(image: jax.Array, teacher_image: jax.Array, learned_scale: jax.
     image, teacher_image: this device's rows of unit-norm f32[N@axes, D], the student's projected where its size is
     another. learned_scale: f32[], k. No gradient flows to the teacher.
     """
-    own = own_columns(image.shape[0], axes)
-    logits = logits_of(image, jax.lax.stop_gradient(teacher_image), learned_scale, axes=axes)
-    return mean(cross_entropy(logits, own), axes)
+    both = Pairs(image, jax.lax.stop_gradient(teacher_image), learned_scale)
+    return mean(own_cross_entropy(both, axes=axes), axes)

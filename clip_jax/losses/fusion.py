@@ -5,30 +5,22 @@ import jax.numpy as jnp
 
 from clip_jax.losses.collect import Axes
 from clip_jax.losses.contrastive import info_nce
+from clip_jax.losses.pairs import Embeddings, Pairs
 
 
 def afd(
-    image: jax.Array,
-    text: jax.Array,
-    learned_scale: jax.Array,
-    teacher_image: jax.Array,
-    teacher_text: jax.Array,
-    image_kernel: jax.Array,
-    text_kernel: jax.Array,
-    *,
-    axes: Axes = (),
+    student: Pairs, teacher: Embeddings, image_kernel: jax.Array, text_kernel: jax.Array, *, axes: Axes = ()
 ) -> jax.Array:
     """1/2 [CE(f v u') + CE(f u v')], v = norm([x; x^] W_v), u = norm([y; y^] W_u), the mean over all N pairs: f32[].
 
-    image, text: this device's rows of the student's unit-norm f32[N@axes, S], projected or not; teacher_image, teacher_text
-    the teacher's, f32[N@axes, D]. learned_scale: f32[], the factor f on cosines; the official code takes its logarithm
-    for it. image_kernel, text_kernel: W_v and W_u, f32[S + D, E], whole on each device. axes: names of the mesh axes that
-    cut the batch, inside `jax.shard_map`; () on one device. A gradient flows to the student, the kernels and f, none to the
-    teacher. Raises ValueError where a kernel has not S + D rows.
+    student: its embeddings x, y f32[N@axes, S], projected or not, and the learned factor f on cosines as its scale; the
+    official code takes f's logarithm for it. teacher: x^, y^ f32[N@axes, D]. image_kernel, text_kernel: W_v and W_u,
+    f32[S + D, E], whole on each device. axes: names of the mesh axes that cut the batch, inside `jax.shard_map`; () on one
+    device. A gradient flows to the student, the kernels and f, none to the teacher. Raises ValueError where a kernel has
+    not S + D rows.
     """
-    return info_nce(
-        _fused(image, teacher_image, image_kernel), _fused(text, teacher_text, text_kernel), learned_scale, axes=axes
-    )
+    image = _fused(student.image, teacher[0], image_kernel)
+    return info_nce(Pairs(image, _fused(student.text, teacher[1], text_kernel), student.scale), axes=axes)
 
 
 def _fused(student: jax.Array, teacher: jax.Array, kernel: jax.Array) -> jax.Array:

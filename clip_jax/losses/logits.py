@@ -1,4 +1,4 @@
-"""Rows of logits against the whole batch, and what losses make of them: cross-entropy, soft targets, divergence."""
+"""Rows of logits against the whole batch, and which of their columns is a row's own."""
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +17,12 @@ def own_columns(rows: int, axes: Axes) -> jax.Array:
     return offset(rows, axes) + jnp.arange(rows, dtype=jnp.int32)
 
 
+def is_own(logits: jax.Array, axes: Axes) -> jax.Array:
+    """Where each row's own pair is: bool[n, N] for f32[n, N]."""
+    return jnp.arange(logits.shape[1], dtype=jnp.int32)[None] == own_columns(logits.shape[0], axes)[:, None]
+
+
 def cross_entropy(logits: jax.Array, columns: jax.Array) -> jax.Array:
     """-log softmax(logits)[column] of each row: f32[n] for f32[n, N] and i32[n]."""
     chosen = jnp.take_along_axis(logits, columns[:, None], axis=1)[:, 0]
     return jax.nn.logsumexp(logits, axis=1) - chosen
-
-
-def soft_cross_entropy(target: jax.Array, logits: jax.Array) -> jax.Array:
-    """-sum_j target_j log softmax(logits)_j of each row: f32[n] for f32[n, N] x2; rows of target sum to 1."""
-    return -(target * jax.nn.log_softmax(logits, axis=1)).sum(axis=1)
-
-
-def divergence(target_logits: jax.Array, logits: jax.Array) -> jax.Array:
-    """KL(softmax(target) // softmax(logits)) of each row: f32[n] for f32[n, N] x2."""
-    log_target = jax.nn.log_softmax(target_logits, axis=1)
-    return (jnp.exp(log_target) * (log_target - jax.nn.log_softmax(logits, axis=1))).sum(axis=1)

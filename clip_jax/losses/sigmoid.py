@@ -4,19 +4,17 @@ import jax
 import jax.numpy as jnp
 
 from clip_jax.losses.collect import Axes, mean
-from clip_jax.losses.logits import logits_of, own_columns
+from clip_jax.losses.pairs import Pairs, sum_over_pairs
 
 
-def sigmoid_pairs(
-    image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, *, axes: Axes = ()
-) -> jax.Array:
-    """-1/N sum_ij log sigmoid(z_ij (s x_i y_j' + b)), z_ij = 1 for i = j, else -1: f32[].
+def sigmoid_pairs(pairs: Pairs, *, axes: Axes = ()) -> jax.Array:
+    """-1/N sum_ij log sigmoid(z_ij (s x_i y_j' + b)), z_ij = 1 for i = j, else -1: f32[]; from bf16 rows, too, in f32.
 
-    image, text: this device's rows of unit-norm f32[N@axes, E]; from bf16 rows, too, products and sums are in f32.
-    scale, bias: f32[], s > 0 and b. axes: names of the mesh axes that cut the batch, inside `jax.shard_map`; () on one
-    device. Texts of all devices are gathered, and the gradient flows back through the gathering.
+    axes: names of the mesh axes that cut the batch, inside `jax.shard_map`; () on one device. Texts of all devices are
+    gathered, and the gradient flows back through the gathering.
     """
-    logits = logits_of(image, text, scale, axes=axes) + bias
-    own = own_columns(image.shape[0], axes)
-    matching = jnp.arange(logits.shape[1], dtype=jnp.int32)[None] == own[:, None]
-    return mean(-jax.nn.log_sigmoid(jnp.where(matching, logits, -logits)).sum(axis=1), axes)
+
+    def cost(own: jax.Array, logits: jax.Array) -> jax.Array:
+        return -jax.nn.log_sigmoid(jnp.where(own, logits, -logits))
+
+    return mean(sum_over_pairs(cost, pairs, axes=axes), axes)

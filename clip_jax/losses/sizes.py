@@ -3,7 +3,7 @@
 import jax
 
 
-def check_sizes(student: jax.Array, teacher: jax.Array) -> None:
+def check_same_size(student: jax.Array, teacher: jax.Array) -> None:
     """Raises ValueError unless [n, D] x2 have the same D."""
     if student.shape[1] != teacher.shape[1]:
         raise ValueError(

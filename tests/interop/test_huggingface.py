@@ -17,6 +17,7 @@ from clip_jax.interop.files import tensors
 from clip_jax.interop.layouts import huggingface, huggingface_config, huggingface_files, huggingface_images
 from clip_jax.interop.rules import from_theirs, to_theirs
 from clip_jax.losses.contrastive import info_nce
+from clip_jax.losses.pairs import Pairs
 from clip_jax.models.clip import CLIPConfig, bind
 from clip_jax.models.presets import NAMES, preset
 from clip_jax.models.text import TextConfig
@@ -182,7 +183,7 @@ def test_the_loss_of_a_batch_is_theirs():
             return_loss=True,
         ).loss.item()
     image, text, _, scale = forward(config)(params, images, tokens)
-    ours = info_nce(image, text, scale)
+    ours = info_nce(Pairs(image, text, scale))
     assert theirs > 0.1
     assert abs(float(ours) - theirs) < 2e-5 * theirs
 

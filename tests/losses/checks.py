@@ -1,11 +1,12 @@
 """What every loss must stand: a float64 reference, its finite differences, all meshes, a permutation, no gradient to teachers.
 
-A loss is called as `loss(*args, axes=...)`, with arrays only; one that takes lists gets a small function around it, at the
-top level of its test file, so that it is compiled once. `rows` names the arguments cut by rows over a mesh; the others are
-whole on each device. A mesh is (data, fsdp), and (0, 0) is none.
+A loss is called as `loss(*args, axes=...)`, with arrays only: `flat` makes such of one that takes Pairs; one that takes lists
+gets a small function around it, at the top level of its test file, so that it is compiled once. `rows` names the arguments
+cut by rows over a mesh; the others are whole on each device. A mesh is (data, fsdp), and (0, 0) is none.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,17 +16,46 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clip_jax.losses.collect import Axes
+from clip_jax.losses.pairs import Pairs
 from clip_jax.sharding import BATCH, MeshConfig, make_mesh
 from tests.conftest import QUICK_COMPILE
 
 N, E, D = 16, 8, 12  # pairs, the student's embedding size, a teacher's of another size
 MESHES = ((0, 0), (8, 1), (4, 2))
+RELATED = (0, 1, 3, 4)  # rows among the arguments of flat(loss, 3, 3): image, text, scale, then the teacher's
 
 
 def unit_rows(seed: int, count: int = N, size: int = E) -> np.ndarray:
     """Random directions: f32[count, size]."""
     x = np.random.default_rng(seed).standard_normal((count, size))
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def same_captions(args: Sequence[Any], texts: Sequence[int]) -> None:
+    """Makes the first four captions one, in each of the arguments `texts`."""
+    for number in texts:
+        args[number][1:4] = args[number][0]
+
+
+def step_at(scale: float) -> float:
+    """Of central differences, for logits of that size."""
+    return 1e-8 if scale == 1e4 else 1e-6
+
+
+@functools.cache
+def flat(loss: Callable[..., jax.Array], *groups: int, **settings: float) -> Callable[..., Any]:
+    """`loss` of arrays alone. groups: how many make each argument: 1 it itself, 2 (image, text), 3 and 4 Pairs."""
+
+    def argument(*arrays: jax.Array) -> Any:
+        return Pairs(*arrays) if len(arrays) > 2 else arrays if len(arrays) == 2 else arrays[0]
+
+    def of_arrays(*arrays: jax.Array, axes: Axes = ()) -> Any:
+        assert len(arrays) == sum(groups), f"{len(arrays)} arrays for {groups}"
+        left = iter(arrays)
+        return loss(*(argument(*itertools.islice(left, count)) for count in groups), **settings, axes=axes)
+
+    return of_arrays
 
 
 @functools.cache
@@ -124,6 +154,19 @@ def differences(reference: Callable[..., Any], exact: Sequence[np.ndarray], numb
             ends.append(float(reference(*exact[:number], moved, *exact[number + 1 :])))
         slopes[index] = (ends[0] - ends[1]) / (2 * width)
     return slopes
+
+
+def check_scales(
+    loss: Callable[..., jax.Array],
+    reference: Callable[..., Any],
+    args: Sequence[Any],
+    scale: float,
+    teacher_scale: float,
+) -> None:
+    """`check_value_and_gradient` of the student's embeddings at these scales, for a loss of `RELATED` arguments."""
+    given = [*args[:2], np.float32(scale), *args[3:5], np.float32(teacher_scale)]
+    exact = {"differentiable": (0, 1), "step": step_at(scale), "grad_error": 1e-4}
+    check_value_and_gradient(loss, reference, given, rows=RELATED, **exact)
 
 
 def check_no_gradient(

@@ -9,13 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clip_jax.losses.anchors import cross_kd, icl
-from clip_jax.losses.contrastive import info_nce
-from clip_jax.losses.features import fd, fd_cosine, image_cosine, image_l1, image_mse
-from clip_jax.losses.fusion import afd
-from clip_jax.losses.gradients import gd
-from clip_jax.losses.sigmoid import sigmoid_pairs
-from clip_jax.losses.similarities import affinity, crd, reinforcement, sigmoid_distillation
+from clip_jax.losses import anchors, contrastive, features, fusion, gradients, sigmoid, similarities
+from clip_jax.losses.features import image_cosine, image_l1, image_mse
+from clip_jax.losses.pairs import Pairs
+from clip_jax.losses.similarities import reinforcement
 from clip_jax.models.clip import unit
 from tests.losses import distillation_references as references
 from tests.losses.checks import (
@@ -28,6 +25,7 @@ from tests.losses.checks import (
     check_permutation,
     check_slope,
     check_value_and_gradient,
+    flat,
     loss_and_grads,
     unit_rows,
 )
@@ -35,8 +33,17 @@ from tests.losses.checks import (
 S, T = np.float32(1 / 0.07), np.float32(20)  # factors of student and teacher
 
 
-def reinforced(image, text, scale, tx, ty, ts, ux, uy, us, *, axes=()):
-    return reinforcement(image, text, scale, [(tx, ty, ts, 0.5), (ux, uy, us, 1.5)], axes=axes)
+crd, affinity = flat(similarities.crd, 3, 3), flat(similarities.affinity, 3, 3)
+sigmoid_distillation = flat(similarities.sigmoid_distillation, 4, 4)
+info_nce, sigmoid_pairs = flat(contrastive.info_nce, 3), flat(sigmoid.sigmoid_pairs, 4)
+icl, cross_kd = flat(anchors.icl, 3, 2), flat(anchors.cross_kd, 3, 3)
+afd, gd = flat(fusion.afd, 3, 2, 1, 1), flat(gradients.gd, 3, 3)
+fd, fd_cosine = flat(features.fd, 2, 2), flat(features.fd_cosine, 2, 2)
+
+
+def reinforced(*arrays, axes=()):
+    student, *teachers = (Pairs(*arrays[first : first + 3]) for first in (0, 3, 6))
+    return reinforcement(student, list(zip(teachers, (0.5, 1.5), strict=True)), axes=axes)
 
 
 def image_cosine_of_any(image, teacher_image, *, axes=()):
@@ -45,7 +52,7 @@ def image_cosine_of_any(image, teacher_image, *, axes=()):
 
 
 def fd_cosine_of_any(image, text, teacher_image, teacher_text, *, axes=()):
-    return fd_cosine(unit(image), unit(text), unit(teacher_image), unit(teacher_text), axes=axes)
+    return fd_cosine(*map(unit, (image, text, teacher_image, teacher_text)), axes=axes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,21 +228,23 @@ def test_affinity_is_crd_and_the_entropy_of_its_targets():
 
 
 def test_teachers_are_averaged_after_the_softmax_by_weights_that_sum_to_one():
-    x, y, s, *rest = CASES["reinforcement"].given(10)
-    first, second = tuple(rest[:3]), tuple(rest[3:])
-    alone = float(affinity(x, y, s, *first))
-    assert float(reinforcement(x, y, s, [(*first, 5.0)])) == pytest.approx(alone, rel=1e-6)
-    assert float(reinforcement(x, y, s, [(*first, 0.2), (*first, 0.7)])) == pytest.approx(alone, rel=1e-6)
-    assert float(reinforcement(x, y, s, [(*first, 2.0), (*second, 0.0)])) == pytest.approx(alone, rel=1e-6)
-    halves = (alone + float(affinity(x, y, s, *second))) / 2  # the loss is linear in the targets
-    assert float(reinforcement(x, y, s, [(*first, 3.0), (*second, 3.0)])) == pytest.approx(halves, rel=1e-6)
+    given = CASES["reinforcement"].given(10)
+    student, first, second = (Pairs(*given[start : start + 3]) for start in (0, 3, 6))
+    alone = float(similarities.affinity(student, first))
+    assert float(reinforcement(student, [(first, 5.0)])) == pytest.approx(alone, rel=1e-6)
+    assert float(reinforcement(student, [(first, 0.2), (first, 0.7)])) == pytest.approx(alone, rel=1e-6)
+    assert float(reinforcement(student, [(first, 2.0), (second, 0.0)])) == pytest.approx(alone, rel=1e-6)
+    halves = (alone + float(similarities.affinity(student, second))) / 2  # the loss is linear in the targets
+    assert float(reinforcement(student, [(first, 3.0), (second, 3.0)])) == pytest.approx(halves, rel=1e-6)
+    wanted = references.mixture(*student[:3], [first[:3], second[:3]], [1, 2])
+    assert float(reinforcement(student, [(first, 0.2), (second, 0.4)])) == pytest.approx(wanted, rel=1e-6)
 
 
 @pytest.mark.parametrize("weights", [(), (0.0,), (1.0, -0.5), (float("nan"),)])
 def test_weights_of_teachers_that_mean_nothing(weights):
-    x, y, s, *teacher = CASES["affinity"].given(0)
+    given = CASES["affinity"].given(0)
     with pytest.raises(ValueError, match=r"weights of teachers \[.*none negative, not all zero"):
-        reinforcement(x, y, s, [(*teacher, weight) for weight in weights])
+        reinforcement(Pairs(*given[:3]), [(Pairs(*given[3:]), weight) for weight in weights])
 
 
 def test_a_teacher_sure_of_each_pair_makes_the_sigmoid_loss():

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clip_jax.losses.contrastive import info_nce
-from clip_jax.losses.gradients import contrastive_gradients, gd
+from clip_jax.losses import contrastive, gradients
 from clip_jax.sharding import BATCH
-from tests.losses.checks import loss_and_grads, unit_rows
+from tests.losses.checks import RELATED, flat, loss_and_grads, unit_rows
 
 S, T = np.float32(1 / 0.07), np.float32(20)
+info_nce, gd = flat(contrastive.info_nce, 3), flat(gradients.gd, 3, 3)
+contrastive_gradients = flat(gradients.contrastive_gradients, 3)
 
 
 def one_way(anchors: jax.Array, keys: jax.Array, scale: jax.Array) -> jax.Array:
@@ -56,7 +57,7 @@ def test_its_own_gradient_is_autodiff_of_autodiff():
     given = unit_rows(2), unit_rows(3), S, unit_rows(4), unit_rows(5), T
     wanted = jax.jit(jax.value_and_grad(by_autodiff, argnums=(0, 1, 2)))(*given)
     for mesh in [(0, 0), (8, 1)]:
-        found = loss_and_grads(gd, (0, 1, 3, 4), mesh)(*given)
+        found = loss_and_grads(gd, RELATED, mesh)(*given)
         assert float(found[0]) == pytest.approx(float(wanted[0]), rel=1e-5)
         for ours, theirs in zip(found[1], wanted[1], strict=False):
             np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())

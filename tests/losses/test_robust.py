@@ -2,13 +2,11 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clip_jax.losses.collect import Axes
-from clip_jax.losses.robust import drrho
+from clip_jax.losses import robust
 from tests.losses.checks import (
     D,
     N,
@@ -18,16 +16,15 @@ from tests.losses.checks import (
     check_permutation,
     check_slope,
     check_value_and_gradient,
+    flat,
     loss_and_grads,
+    same_captions,
     unit_rows,
 )
 
 ROWS = (0, 1, 2, 3)
 T, EPS = 0.01, 1e-4
-
-
-def warm(image, text, teacher_image, teacher_text, *, axes: Axes = ()) -> jax.Array:
-    return drrho(image, text, teacher_image, teacher_text, temperature=0.3, eps=0.1, axes=axes)
+drrho, warm = flat(robust.drrho, 2, 2, temperature=T), flat(robust.drrho, 2, 2, temperature=0.3, eps=0.1)
 
 
 def arguments(seed: int, count: int = N) -> list[np.ndarray]:
@@ -111,7 +108,7 @@ def test_one_pair_is_a_constant():
 
 def test_identical_captions():
     args = arguments(6)
-    args[1][1:4], args[3][1:4] = args[1][0], args[3][0]
+    same_captions(args, (1, 3))
     check_value_and_gradient(drrho, reference, args, rows=ROWS, differentiable=(0, 1), grad_error=2e-4)
     check_finite(drrho, [np.repeat(arg[:1], N, axis=0) for arg in args], rows=ROWS)
 
