@@ -18,18 +18,19 @@ from clip_jax.report.read import Recorded, Series, read_run
 from clip_jax.report.render import render
 from clip_jax.report.words import (
     OWN_DATA,
+    apart,
+    bar,
+    counts_words,
     failed,
     figure_words,
-    headlines,
     learned,
-    listing,
     loader_wait,
     model_words,
     next_steps,
     objective_words,
     percent,
     source_words,
-    teacher_words,
+    teachers_words,
     times,
     value_words,
     verdict,
@@ -94,7 +95,7 @@ def _facts(run: Recorded) -> list[tuple[str, str]]:
         ("Parameters", f"{parameters:,}"),
         ("Trained on", source_words(config.source)),
         ("Objective", objective_words(config.objective)),
-        *([("Teachers", listing([*map(teacher_words, config.teachers.values())]))] if config.teachers else []),
+        *([("Teachers", teachers_words(config.teachers))] if config.teachers else []),
         ("Steps", f"{run.step:,}{of}"),
         ("Batch", f"{config.batch_size:,} pairs"),
         ("Pairs seen", f"{run.step * config.batch_size:,}"),
@@ -115,15 +116,12 @@ def _tables(run: Recorded) -> list[dict[str, Any]]:
                 "chance": value_words(figure, number.chance) or "unknown",
                 "times": (times(number) if is_share(figure) else "") or "-",
                 "verdict": verdict(figure, number, outcome.counts),
-                "width": f"{100 * min(max(number.value, 0.0), 1.0):.1f}" if math.isfinite(number.value) else "0",
-                "mark": None if number.chance is None else f"{100 * max(number.chance, 0.0):.1f}",
-                "bar": is_share(figure),
+                "bar": bar(figure, number),
             }
             for figure, number in outcome.figures.items()
         ]
         if rows:
-            counts = ", ".join(f"{count:,} {what}" for what, count in outcome.counts.items() if count)
-            found.append({"name": name, "about": ": ".join(filter(None, (_kind(run, name), counts))), "rows": rows})
+            found.append({"name": name, "about": counts_words(_kind(run, name), outcome.counts), "rows": rows})
     return found
 
 
@@ -223,9 +221,7 @@ def _middle(series: Series) -> float:
 
 
 def _lines(run: Recorded, path: Path, command: str) -> list[str]:
-    found = headlines(run.outcomes)
-    above = [headline for headline in found if not headline.verdict]
-    rest = [headline for headline in found if headline.verdict]
+    above, rest = apart(run.outcomes)
     lines = []
     for headline in above[:_BEST]:
         chance = ""

@@ -79,6 +79,20 @@ def figure_words(figure: str) -> str:
     return f"top-{figure[3:]}" if figure.startswith("top") and figure[3:].isdecimal() else figure.replace("_", " ")
 
 
+def bar(figure: str, number: Figure) -> dict[str, str]:
+    """Of a share, the "width" of its bar and the place of chance's "mark", in per cent of the room; "" for none."""
+    if not is_share(figure):
+        return {"width": "", "mark": ""}
+    value = number.value if math.isfinite(number.value) else 0.0
+    mark = "" if number.chance is None else f"{100 * max(number.chance, 0.0):.1f}"
+    return {"width": f"{100 * min(max(value, 0.0), 1.0):.1f}", "mark": mark}
+
+
+def counts_words(kind: str, counts: Mapping[str, int]) -> str:
+    """What was evaluated: "retrieval: 500 images, 500 captions"; an unknown kind is an empty text."""
+    return ": ".join(filter(None, (kind, ", ".join(f"{count:,} {what}" for what, count in counts.items() if count))))
+
+
 def verdict(figure: str, number: Figure, counts: Mapping[str, int]) -> str:
     """ "below chance", "at chance" (within three standard errors of it), "hardly above chance" (under 1.5 times chance
     and under a twentieth of the way from there to perfect), "not finite", or "" for what was learned, has no chance, or is
@@ -123,12 +137,16 @@ def headlines(outcomes: Mapping[str, Outcome]) -> list[Headline]:
     return sorted(found, key=lambda headline: (headline.verdict != "", -(headline.number.times or 0)))
 
 
+def apart(outcomes: Mapping[str, Outcome]) -> tuple[list[Headline], list[Headline]]:
+    """Headlines of what was learned, and of what was not."""
+    found = headlines(outcomes)
+    return [one for one in found if not one.verdict], [one for one in found if one.verdict]
+
+
 def learned(run: Recorded) -> str:
     """One or two plain sentences."""
-    found = headlines(run.outcomes)
-    above = [headline for headline in found if not headline.verdict]
-    rest = [headline for headline in found if headline.verdict]
-    if not found:
+    above, rest = apart(run.outcomes)
+    if not (above or rest):
         if "loss" not in run.metrics:
             return "Nothing was measured yet."
         first, last = run.metrics["loss"].values[[0, -1]]
@@ -154,16 +172,15 @@ def learned(run: Recorded) -> str:
 
 def failed(run: Recorded) -> list[str]:
     """What went wrong or stayed low, a sentence each."""
-    found = headlines(run.outcomes)
+    above, rest = apart(run.outcomes)
     lines = []
-    for headline in found:
-        if headline.verdict:
-            chance = percent(headline.number.chance) or "unknown"
-            reached = f"{figure_words(headline.figure)} {percent(headline.number.value)}, chance {chance}"
-            lines.append(f"{headline.name}: {headline.verdict} ({reached}). {_why(run, headline)}")
-    above = [(headline.number.times, headline) for headline in found if not headline.verdict and headline.number.times]
-    if len(above) > 1:
-        _, low = min(above, key=lambda pair: pair[0])
+    for headline in rest:
+        chance = percent(headline.number.chance) or "unknown"
+        reached = f"{figure_words(headline.figure)} {percent(headline.number.value)}, chance {chance}"
+        lines.append(f"{headline.name}: {headline.verdict} ({reached}). {_why(run, headline)}")
+    known = [one for one in above if one.number.times]  # farthest above chance first
+    if len(known) > 1:
+        low = known[-1]
         lines.append(
             f"The weakest that is above chance: {low.name}, {figure_words(low.figure)} {percent(low.number.value)}, "
             f"{times(low.number)} times chance."
@@ -226,6 +243,11 @@ def model_words(config: CLIPConfig) -> str:
 def objective_words(config: ObjectiveConfig) -> str:
     """Its losses and their weights: "info_nce x 1 and crd x 0.5"."""
     return listing([f"{name} x {weight:g}" for name, weight in config.weights.items()])
+
+
+def teachers_words(teachers: Mapping[str, TeacherConfig]) -> str:
+    """All of a run's; an empty text for none."""
+    return listing([teacher_words(config) for config in teachers.values()])
 
 
 def teacher_words(config: TeacherConfig) -> str:

@@ -20,12 +20,14 @@ from clip_jax.report.page import Report
 from clip_jax.report.plots import data_uri
 from clip_jax.report.render import render
 from clip_jax.report.words import (
+    bar,
+    counts_words,
     figure_words,
     listing,
     model_words,
     objective_words,
     source_words,
-    teacher_words,
+    teachers_words,
     value_words,
     verdict,
 )
@@ -101,10 +103,7 @@ def _facts(compared: Sequence[Compared]) -> list[tuple[str, list[dict[str, str]]
         ("Images encoded a second", _rates([run.speed and run.speed.images for run in runs], timed, "images_spread")),
         ("Texts encoded a second", _rates([run.speed and run.speed.texts for run in runs], timed, "texts_spread")),
         ("Objective", _texts([objective_words(config.objective) for config in configs])),
-        (
-            "Teachers",
-            _texts([listing([*map(teacher_words, config.teachers.values())]) or "none" for config in configs]),
-        ),
+        ("Teachers", _texts([teachers_words(config.teachers) or "none" for config in configs])),
         ("Started from", _texts([config.init_from or "random weights" for config in configs])),
         ("Trained on", _texts([source_words(config.source) for config in configs])),
         ("Pairs seen", _numbers([one.pairs or math.nan for one in compared], ",.0f")),
@@ -155,10 +154,9 @@ def _timed(compared: Sequence[Compared]) -> str:
 
 def _table(one: Examined, compared: Sequence[Compared]) -> dict[str, Any]:
     counts = next((counts for counts in one.counts if counts), {})
-    said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
     return {
         "name": one.name,
-        "about": ": ".join(filter(None, (one.kind.replace("_", "-"), said))),
+        "about": counts_words(one.kind.replace("_", "-"), counts),
         "differs": one.differs,
         "rows": [_row(one, figure) for figure in one.figures],
     }
@@ -181,18 +179,10 @@ def _row(one: Examined, figure: str) -> dict[str, Any]:
                 "value": value_words(figure, number.value),
                 "kept": f"{share:.0%}" if math.isfinite(share) and share >= 0 and not below else "",
                 "verdict": below,
-                "width": f"{100 * min(max(number.value, 0.0), 1.0):.1f}"
-                if is_share(figure) and number.value > 0
-                else "",
+                "bar": bar(figure, with_chance),
             }
         )
-    mark = f"{100 * chance:.1f}" if chance is not None and chance >= 0 else ""
-    return {
-        "figure": figure_words(figure),
-        "chance": value_words(figure, chance) or "unknown",
-        "mark": mark,
-        "cells": cells,
-    }
+    return {"figure": figure_words(figure), "chance": value_words(figure, chance) or "unknown", "cells": cells}
 
 
 def _showcases(compared: Sequence[Compared]) -> list[dict[str, Any]]:
