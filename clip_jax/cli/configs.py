@@ -11,7 +11,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from clip_jax.experiment import TrainConfig
-from clip_jax.plain import from_dict, near, to_dict
+from clip_jax.plain import from_dict, to_dict
+from clip_jax.typed import near
 
 
 def to_config_dict(config: Any) -> ConfigDict:

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from clip_jax.data.images import Augmentation, draw_view
 from clip_jax.data.teacher_shards import DTYPES, FileInfo, shard_name
 from clip_jax.data.views import View
 from clip_jax.durable import write_durably
+from clip_jax.typed import Reader
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -128,8 +129,8 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> "Manifest":
-        """The same from JSON. Raises ValueError that names `where` and the key."""
+    def from_json(cls, text: str | bytes, where: str) -> "Manifest":
+        """The same from JSON, in which no field may be missing. Raises ValueError that names `where` and the key."""
         try:
             given = json.loads(text)
         except ValueError as error:
@@ -137,7 +138,10 @@ class Manifest:
         version = given.get("version") if isinstance(given, dict) else None
         if version != VERSION:
             raise ValueError(f"{where}: format version {version!r}; this version of clip_jax reads {VERSION}")
-        return _typed(cls, given, where)
+        try:
+            return Reader(whole=True).read(cls, given, where)
+        except ValueError as error:
+            raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -145,7 +149,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     folder = Path(folder).expanduser()
     path = folder / MANIFEST
     if path.is_file():
-        return Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
+        return Manifest.from_json(path.read_bytes(), str(path))
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; clip-jax embed writes a teacher store there")
     shards = len(list(folder.glob("shard-*.safetensors")))
@@ -160,7 +164,7 @@ def read_manifest(folder: str | Path) -> Manifest:
 def read_unfinished(folder: str | Path) -> Manifest | None:
     """What a run that has not finished wrote of its settings, None where there is no such run."""
     path = Path(folder).expanduser() / UNFINISHED
-    return Manifest.from_json(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+    return Manifest.from_json(path.read_bytes(), str(path)) if path.is_file() else None
 
 
 def read_begun(folder: str | Path) -> Manifest | None:
@@ -201,38 +205,3 @@ def _differing(ours: Any, theirs: Any, where: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = "none" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _typed(wanted: Any, given: Any, where: str) -> Any:
-    """`given`, from JSON, as the type a field is declared with. Raises ValueError that names the field."""
-    options = get_args(wanted)
-    if type(None) in options:
-        return None if given is None else _typed(options[0], given, where)
-    if get_origin(wanted) is tuple:
-        kinds = options[:-1] * len(given) if options[-1] is ... and isinstance(given, list) else options
-        if not isinstance(given, list) or len(given) != len(kinds):
-            count = "" if options[-1] is ... else f" of {len(options)}"
-            raise ValueError(f"{where} is {_short(given)}; a list{count} belongs there")
-        pairs = enumerate(zip(kinds, given, strict=True))
-        return tuple(_typed(kind, value, f"{where}[{number}]") for number, (kind, value) in pairs)
-    if dataclasses.is_dataclass(wanted):
-        return _dataclass(wanted, given, where)
-    kind = dict if get_origin(wanted) is Mapping else wanted
-    if kind is float and type(given) is int:
-        return float(given)
-    if type(given) is not kind:
-        raise ValueError(f"{where} is {_short(given)}; a {kind.__name__} belongs there")
-    return given
-
-
-def _dataclass(wanted: Any, given: Any, where: str) -> Any:
-    if not isinstance(given, dict):
-        raise ValueError(f"{where} is {_short(given)}; the fields of {wanted.__name__} belong there")
-    hints = get_type_hints(wanted)
-    if odd := sorted(set(given) ^ set(hints)):
-        problem = "unknown" if odd[0] in given else "missing"
-        raise ValueError(f"{where}: {odd[0]!r} is {problem}; a {wanted.__name__} has {', '.join(hints)}")
-    try:
-        return wanted(**{key: _typed(hint, given[key], f"{where}: {key}") for key, hint in hints.items()})
-    except ValueError as error:
-        raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error

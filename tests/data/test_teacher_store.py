@@ -548,26 +548,27 @@ def test_the_manifest_is_the_same_in_json():
         (lambda fields: fields.update(version=9), "format version 9; this version of clip_jax reads 1"),
         (lambda fields: fields.update(normalisation="none"), "normalisation 'none'"),
         (lambda fields: fields.update(dtype="float16"), "dtype 'float16'; .* reads 'bfloat16', 'float32'"),
-        (lambda fields: fields.pop("tokenizer"), "'tokenizer' is missing; a Manifest has version, teacher"),
-        (lambda fields: fields.update(colour="red"), "'colour' is unknown"),
-        (lambda fields: fields["teacher"].update(embed_dim="24"), 'teacher: embed_dim is "24"; a int belongs there'),
-        (lambda fields: fields["teacher"].update(embed_dim=True), "embed_dim is true"),
+        (lambda fields: fields.pop("tokenizer"), "manifest.json needs 'tokenizer'$"),
+        (lambda fields: fields.pop("dtype"), "manifest.json needs 'dtype'$"),
+        (lambda fields: fields.update(colour="red"), "manifest.json has no 'colour'.*; there are captions, dtype"),
+        (lambda fields: fields["teacher"].update(embed_dim="24"), "teacher.embed_dim is '24', a str; expected int"),
+        (lambda fields: fields["teacher"].update(embed_dim=True), "teacher.embed_dim is True, a bool; expected int"),
         (lambda fields: fields["teacher"].update(embed_dim=0), "embed_dim 0"),
         (lambda fields: fields["teacher"].update(logit_scale=float("nan")), "logit_scale nan"),
-        (lambda fields: fields["shards"][1].pop("rows"), r"shards\[1\]: 'rows' is missing"),
-        (lambda fields: fields.update(shards={}), r"shards is \{\}; a list belongs there"),
+        (lambda fields: fields["shards"][1].pop("rows"), r"shards\[1\] needs 'rows'"),
+        (lambda fields: fields.update(shards={}), r"shards is \{\}; expected a tuple"),
         (lambda fields: fields.update(rows_per_shard=0), "rows_per_shard 0"),
         (lambda fields: fields["views"].update(count=0), "count 0"),
         (
             lambda fields: fields["views"]["augmentation"].update(scale=[0, 1]),
-            "augmentation: augmentation scale .* 0 < low",
+            "manifest.json: augmentation scale .* 0 < low",
         ),
         (
             lambda fields: fields["views"]["augmentation"].update(scale=[1]),
-            r"scale is \[1\]; a list of 2 belongs there",
+            r"views.augmentation.scale is \[1\]; expected 2 values",
         ),
         (lambda fields: fields.update(index=None), "its manifest names no index"),
-        (lambda fields: fields.update(index=7), "index is 7; the fields of FileInfo belong there"),
+        (lambda fields: fields.update(index=7), "index is 7; expected the fields of FileInfo"),
         (lambda fields: fields["index"].update(file="../a"), "../a stands where index.safetensors belongs"),
         (lambda fields: fields["shards"][0].update(file="../a"), "../a stands where shard-00000.safetensors belongs"),
     ],
@@ -578,8 +579,14 @@ def test_a_manifest_that_is_wrong(folder, change, message):
 
 
 def test_a_manifest_that_is_no_json(folder):
-    (folder / MANIFEST).write_text((folder / MANIFEST).read_text()[:-20])
-    assert "manifest.json is not JSON" in refused(folder)
+    whole = (folder / MANIFEST).read_bytes()
+    for damaged, message in (
+        (whole[:-20], " is not JSON"),
+        (whole.replace(b"pets", b"p\xffts"), " is not JSON"),
+        (b"[]", ": format version None"),
+    ):
+        (folder / MANIFEST).write_bytes(damaged)
+        assert f"{folder / MANIFEST}{message}" in refused(folder)
 
 
 def test_what_differs_between_two_stores(folder):

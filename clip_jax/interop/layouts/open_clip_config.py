@@ -10,7 +10,8 @@ from clip_jax.models.presets_siglip import SIGLIP_NAMES, siglip
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.text import TextConfig
 from clip_jax.models.vit import VisionConfig
-from clip_jax.plain import from_dict, near
+from clip_jax.plain import from_dict
+from clip_jax.typed import near
 
 FILE = "open_clip_config.json"
 _EOS_ID = 2  # open_clip's default, where it pools at an eos; ours is CLIP's own
