@@ -126,7 +126,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("loading", "init_from", "interop.convert", "masked_run", "students"),
     ("teaching",),
     ("train",),
-    ("report.svg", "report.render"),
+    ("report.svg", "report.render", "report.figures"),
     ("report.words", "report.plots", "report.scatter"),
     ("report.curves", "report.beside.read"),
     ("report.page", "report.beside.words"),

@@ -34,6 +34,7 @@ from clip_jax.models.presets import preset
 from clip_jax.objectives import ObjectiveConfig
 from clip_jax.optim import OptimConfig
 from clip_jax.plain import to_dict
+from clip_jax.report import figures as report_figures
 from clip_jax.report import plots as report_plots
 from clip_jax.report import words as report_words
 from clip_jax.report import write_report
@@ -441,7 +442,7 @@ def test_time_in_training_fills_in_what_the_first_step_lacks(run):
     ],
 )
 def test_verdict(value, chance, asked, words):
-    assert report_words.verdict("top1", Figure(value=value, chance=chance), {"images": asked}) == words
+    assert report_figures.verdict("top1", Figure(value=value, chance=chance), {"images": asked}) == words
 
 
 @pytest.mark.parametrize(
@@ -457,7 +458,7 @@ def test_verdict(value, chance, asked, words):
 )
 def test_verdict_of_students(figure, value, chance, words):
     counts = {"images": 10_000, "queries": 100}
-    assert report_words.verdict(figure, Figure(value=value, chance=chance), counts) == words
+    assert report_figures.verdict(figure, Figure(value=value, chance=chance), counts) == words
 
 
 def test_figures_of_students(tmp_path):
@@ -499,10 +500,10 @@ def test_figures_of_students(tmp_path):
 
 
 def test_words():
-    assert report_words.figure_words("text_to_image_r10") == "text to image R@10"
-    assert report_words.figure_words("top5") == "top-5"
-    assert report_words.figure_words("mean_per_class") == "mean per class"
-    assert [report_words.percent(share) for share in (0.0, 0.002, 0.0834, 1.0, None, math.nan)] == [
+    assert report_figures.figure_words("text_to_image_r10") == "text to image R@10"
+    assert report_figures.figure_words("top5") == "top-5"
+    assert report_figures.figure_words("mean_per_class") == "mean per class"
+    assert [report_figures.percent(share) for share in (0.0, 0.002, 0.0834, 1.0, None, math.nan)] == [
         "0.0%",
         "0.20%",
         "8.3%",

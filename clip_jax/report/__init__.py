@@ -1,4 +1,4 @@
-"""A run folder as one HTML page: read.py what is there, words.py what it means, plots.py and curves.py how it looks."""
+"""A run folder as one HTML page: read.py what is there, figures.py and words.py what it means, the others how it looks."""
 
 from clip_jax.report.page import Report, write_report
 

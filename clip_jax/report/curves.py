@@ -7,10 +7,11 @@ import numpy as np
 from markupsafe import Markup
 
 from clip_jax.evals.protocol import is_share
+from clip_jax.report.figures import figure_words, percent
 from clip_jax.report.plots import Line, chart
 from clip_jax.report.read import Recorded, Series, evaluation_of
 from clip_jax.report.svg import LINES
-from clip_jax.report.words import figure_words, listing, percent
+from clip_jax.report.words import listing
 from clip_jax.run_folder import METRICS
 
 

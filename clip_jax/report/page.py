@@ -13,27 +13,20 @@ from clip_jax.evals.protocol import Outcome, is_share
 from clip_jax.models.clip import count_parameters
 from clip_jax.plain import to_dict
 from clip_jax.report.curves import curves, evaluation_curves, skips, speed_curves
+from clip_jax.report.figures import apart, bar, counts_words, figure_words, percent, times, value_words, verdict
 from clip_jax.report.plots import data_uri, heat
 from clip_jax.report.read import Recorded, Series, read_run
 from clip_jax.report.render import render
 from clip_jax.report.words import (
     OWN_DATA,
-    apart,
-    bar,
-    counts_words,
     failed,
-    figure_words,
     learned,
     loader_wait,
     model_words,
     next_steps,
     objective_words,
-    percent,
     source_words,
     teachers_words,
-    times,
-    value_words,
-    verdict,
 )
 from clip_jax.run_folder import REPORT
 from clip_jax.writers import clock

@@ -8,10 +8,11 @@ from markupsafe import Markup
 
 from clip_jax.report.beside.read import Compared, Examined
 from clip_jax.report.beside.words import Measure, timed_alike
+from clip_jax.report.figures import figure_words, headlines, percent
 from clip_jax.report.plots import Line, chart
 from clip_jax.report.scatter import Point, scatter
 from clip_jax.report.svg import LINES
-from clip_jax.report.words import figure_words, headlines, listing, percent
+from clip_jax.report.words import listing
 
 _MOST = 6  # evaluations whose curves are drawn
 

@@ -16,21 +16,11 @@ from clip_jax.models.flops import macs_per_pair
 from clip_jax.report.beside.drawings import losses, progress, quality
 from clip_jax.report.beside.read import Compared, Examined, differences, examined, kept, read_compared
 from clip_jax.report.beside.words import besides, headline, measures, notes, timed_alike
+from clip_jax.report.figures import bar, counts_words, figure_words, value_words, verdict
 from clip_jax.report.page import Report
 from clip_jax.report.plots import data_uri
 from clip_jax.report.render import render
-from clip_jax.report.words import (
-    bar,
-    counts_words,
-    figure_words,
-    listing,
-    model_words,
-    objective_words,
-    source_words,
-    teachers_words,
-    value_words,
-    verdict,
-)
+from clip_jax.report.words import listing, model_words, objective_words, source_words, teachers_words
 from clip_jax.writers import clock
 
 BESIDE = "beside.html"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from clip_jax.evals.protocol import Figure
 from clip_jax.report.beside.read import Compared, Examined, kept, other_teachers
-from clip_jax.report.words import asked, figure_words, headlines, listing, percent, standard_error, value_words, verdict
+from clip_jax.report.figures import asked, figure_words, headlines, percent, standard_error, value_words, verdict
+from clip_jax.report.words import listing
 
 _FRACTIONS = {
     **{
