@@ -1,6 +1,7 @@
 """Runs lined up: names that tell them apart, their sizes, and their evaluations figure by figure."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,10 @@ class Examined:
     counts: list[Mapping[str, int]]
     differs: list[str]
 
+    def has(self, run: Compared) -> bool:
+        """Whether any figure of the run is known."""
+        return any(numbers[run.number] for numbers in self.figures.values())
+
     def chance(self, figure: str) -> float | None:
         """Of the first run that has one."""
         known = (number.chance for number in self.figures[figure] if number and number.chance is not None)
@@ -63,24 +68,22 @@ class Examined:
 
 def read_compared(folders: Sequence[Path]) -> list[Compared]:
     """Raises ValueError for a folder given twice; FileNotFoundError for one that is no run's."""
-    resolved = [folder.resolve() for folder in folders]
-    for folder in resolved:
-        if resolved.count(folder) > 1:
-            raise ValueError(f"{folder.name} is given twice; give different run folders")
     found = []
-    for number, (folder, name) in enumerate(zip(folders, distinct_names(resolved), strict=True)):
+    names = distinct_names([folder.resolve() for folder in folders])
+    for number, (folder, name) in enumerate(zip(folders, names, strict=True)):
         run = read_run(folder, bare=True)
         found.append(Compared(number=number, name=name, run=run, size=size(run.config.model)))
     return found
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, with as many of those above them as it takes to tell them apart."""
-    for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
-        names = ["/".join(folder.parts[-depth:]) for folder in folders]
-        if len(set(names)) == len(names):
-            return names
-    raise ValueError("a run folder is given twice; give different ones")
+    """The folders' own names, with as many of those above them as it takes to tell them apart. Raises ValueError for a folder
+    given twice."""
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise ValueError(f"{folder.name} is given twice; give different run folders")
+    depth = next(n for n in itertools.count(1) if len({folder.parts[-n:] for folder in folders}) == len(folders))
+    return ["/".join(folder.parts[-depth:]) for folder in folders]
 
 
 def examined(compared: Sequence[Compared]) -> list[Examined]:

@@ -10,24 +10,9 @@ from clip_jax.report.beside.read import Compared, Examined, kept, other_teachers
 from clip_jax.report.figures import asked, figure_words, headlines, percent, standard_error, value_words, verdict
 from clip_jax.report.words import listing
 
-_FRACTIONS = {
-    **{
-        3 / 4: "three quarters",
-        2 / 3: "two thirds",
-        1 / 2: "half",
-        1 / 3: "a third",
-        1 / 4: "a quarter",
-        1 / 5: "a fifth",
-    },
-    **{
-        1 / 6: "a sixth",
-        1 / 7: "a seventh",
-        1 / 8: "an eighth",
-        1 / 9: "a ninth",
-        1 / 10: "a tenth",
-        1 / 20: "a twentieth",
-    },
-}
+_FRACTIONS = {3 / 4: "three quarters", 2 / 3: "two thirds", 1 / 2: "half", 1 / 3: "a third", 1 / 4: "a quarter"}
+_FRACTIONS |= {1 / 5: "a fifth", 1 / 6: "a sixth", 1 / 7: "a seventh", 1 / 8: "an eighth", 1 / 9: "a ninth"}
+_FRACTIONS |= {1 / 10: "a tenth", 1 / 20: "a twentieth"}
 _NEAR = 0.06  # relative: so near to a fraction is called by its name
 _SAME = 0.02
 
@@ -71,7 +56,7 @@ def headline(compared: Sequence[Compared], evaluations: Sequence[Examined]) -> l
     teacher, students = compared[0], compared[1:]
     found = measures(compared, evaluations)
     if not found:
-        return [_why_none(teacher, evaluations), *(f"{one.name} is {size_words(one, teacher)}." for one in students)]
+        return [_why_none(compared, evaluations), *(f"{one.name} is {size_words(one, teacher)}." for one in students)]
     having = [one for one in students if found[0].number(one)]
     sentences: list[str] = []
     said: list[Compared] = []
@@ -136,11 +121,7 @@ def _lacking(compared: Sequence[Compared], evaluations: Sequence[Examined]) -> l
     against: dict[tuple[str, ...], list[str]] = {}
     for one in evaluations:
         ought = compared[1:] if one.kind == "agreement" else compared
-        absent = tuple(
-            run.name
-            for run in ought
-            if run.run.outcomes and not any(numbers[run.number] for numbers in one.figures.values())
-        )
+        absent = tuple(run.name for run in ought if run.run.outcomes and not one.has(run))
         without.setdefault(absent, []).append(one.name)
         others = other_teachers(compared, one.name)
         against.setdefault(tuple(dict.fromkeys(others.values())), []).append(one.name)
@@ -250,17 +231,15 @@ def _agreements(compared: Sequence[Compared], evaluations: Sequence[Examined]) -
     return found
 
 
-def _why_none(teacher: Compared, evaluations: Sequence[Examined]) -> str:
+def _why_none(compared: Sequence[Compared], evaluations: Sequence[Examined]) -> str:
     if not evaluations:
         return "Nothing was measured of any of these runs yet."
-    shared = [
-        one for one in evaluations if sum(any(n[i] for n in one.figures.values()) for i in range(len(one.counts))) > 1
-    ]
+    shared = [one for one in evaluations if sum(map(one.has, compared)) > 1]
     if not shared:
         return "These runs share no evaluation, so nothing says how much of the teacher's quality a student keeps."
     if all(one.differs for one in shared):
         return "What these runs share of evaluations was not made alike, so their figures do not compare."
-    return f"On what it shares with a student, {teacher.name} itself is not above chance: there is nothing to keep."
+    return f"On what it shares with a student, {compared[0].name} itself is not above chance: there is nothing to keep."
 
 
 def _speeds(compared: Sequence[Compared]) -> list[str]:
