@@ -57,12 +57,10 @@ def _objective(plan: Plan) -> Table:
         view.add_column(name)
     for name, term in goal.used.items():
         weight = goal.weights[name]
-        said = (
-            f"{weight:g}"
-            if not isinstance(weight, Ramp)
-            else (f"{weight.start:g} to {weight.end:g}, steps {weight.first:,} to {weight.last:,}")
+        steps = f", steps {weight.first:,} to {weight.last:,}" if isinstance(weight, Ramp) else ""
+        view.add_row(
+            name, f"{weight:g}{steps}", "the pairs" if term.of == "student" else ", ".join(serving(name, teachers))
         )
-        view.add_row(name, said, "the pairs" if term.of == "student" else ", ".join(serving(name, teachers)))
     return view
 
 
