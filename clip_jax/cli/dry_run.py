@@ -57,10 +57,10 @@ def _objective(plan: Plan) -> Table:
         view.add_column(name)
     for name, term in goal.used.items():
         weight = goal.weights[name]
-        steps = f", steps {weight.first:,} to {weight.last:,}" if isinstance(weight, Ramp) else ""
-        view.add_row(
-            name, f"{weight:g}{steps}", "the pairs" if term.of == "student" else ", ".join(serving(name, teachers))
-        )
+        said = f"{weight:g}"
+        if isinstance(weight, Ramp):
+            said = f"{weight.start:g} to {weight.end:g}, steps {weight.first:,} to {weight.last:,}"
+        view.add_row(name, said, "the pairs" if term.of == "student" else ", ".join(serving(name, teachers)))
     return view
 
 
