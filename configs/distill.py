@@ -22,7 +22,25 @@ STORE = "runs/quickstart-store"
 
 def get_config(teacher: str = STORE) -> ConfigDict:
     """The student alone, by CLIP-KD's optimizer settings. `teacher`: a store, weights, or a folder of these."""
-    known = first_of(teacher)
+    return _student_of(teacher, _first(known_teachers(teacher)))
+
+
+def taught(teacher: str) -> tuple[ConfigDict, Known]:
+    """The same with its teachers named, and the one by which the student is made; what is learned is for a recipe to say."""
+    found = known_teachers(teacher)
+    first = _first(found)
+    config = _student_of(teacher, first)
+    config.teachers = {name: part(known.teacher) for name, known in found.items()}
+    return config, first
+
+
+def _first(found: dict[str, Known]) -> Known:
+    """The first store, else the first of all."""
+    everyone = list(found.values())
+    return next((known for known in everyone if isinstance(known.teacher, StoreTeacher)), everyone[0])
+
+
+def _student_of(teacher: str, known: Known) -> ConfigDict:
     config = part(known.config)
     config.model = part(half(known.config.model))
     if begun := first_weights(teacher):
@@ -31,19 +49,6 @@ def get_config(teacher: str = STORE) -> ConfigDict:
     config.optim.weight_decay = 0.1
     config.optim.warmup_steps = config.get_ref("steps") // 10  # of the steps that are finally set
     return config
-
-
-def taught(teacher: str) -> ConfigDict:
-    """The same with its teachers named; what is learned of them is for a recipe to say."""
-    config = get_config(teacher)
-    config.teachers = {name: part(known.teacher) for name, known in known_teachers(teacher).items()}
-    return config
-
-
-def first_of(teacher: str) -> Known:
-    """The teacher by which the student is made: the first store, else the first of all."""
-    found = list(known_teachers(teacher).values())
-    return next((known for known in found if isinstance(known.teacher, StoreTeacher)), found[0])
 
 
 def ramp(config: ConfigDict, start: float, end: float, *, first: float, last: float) -> ConfigDict:

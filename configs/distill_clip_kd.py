@@ -15,7 +15,7 @@ from configs.distill import STORE, taught
 
 def get_config(teacher: str = STORE) -> ConfigDict:
     """`teacher`: see configs/distill.py."""
-    config = taught(teacher)
+    config, _ = taught(teacher)
     config.objective.weights = {"info_nce": 1.0, "crd": 1.0, "fd": 2000.0, "fd_cosine": 0.0, "icl": 1.0}
     config.optim.warmup_steps = config.get_ref("steps") // 40  # 10,000 of 402,000
     return config

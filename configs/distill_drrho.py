@@ -15,7 +15,7 @@ from configs.distill import STORE, taught
 
 def get_config(teacher: str = STORE) -> ConfigDict:
     """`teacher`: the reference; see configs/distill.py."""
-    config = taught(teacher)
+    config, _ = taught(teacher)
     config.objective.weights = {"drrho": 1.0, "crd": 0.0}
     config.objective.options.drrho_temperature = 0.01
     return config

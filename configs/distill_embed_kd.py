@@ -11,17 +11,17 @@ student of 32 pixels, patch 4, width 256, 6 layers, 8 heads.
 
 from ml_collections import ConfigDict
 
-from configs.distill import STORE, first_of, taught
+from configs.distill import STORE, taught
 
 EPOCHS, BATCH = 200, 64
 
 
 def get_config(teacher: str = STORE) -> ConfigDict:
     """`teacher`: a store of labelled images; see configs/distill.py."""
-    config = taught(teacher)
+    config, known = taught(teacher)
     config.objective.weights = {"centroid": 0.5, "classification": 1.0, "full_teacher": 0.0}
     config.batch_size = BATCH
-    config.steps = max(1, EPOCHS * first_of(teacher).samples // BATCH)
+    config.steps = max(1, EPOCHS * known.samples // BATCH)
     config.optim.lr = 1e-4
     config.optim.freeze = ("text/.*", "logit_.*")
     config.evals = {}  # those of the teacher's run ask for texts

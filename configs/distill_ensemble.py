@@ -16,7 +16,7 @@ from configs.distill import STORE, taught
 
 def get_config(teachers: str = STORE) -> ConfigDict:
     """`teachers`: a folder of them; see configs/distill.py."""
-    config = taught(teachers)
+    config, _ = taught(teachers)
     for teacher in config.teachers.values():
         teacher.weight = 1 / len(config.teachers)
     config.objective.weights = {"info_nce": 1.0, "crd": 1.0, "fd_cosine": 8.0}

@@ -13,14 +13,14 @@ reinforcement for a billion. A teacher's scale is its own, or --config.teachers.
 from ml_collections import ConfigDict
 
 from clip_jax.students import has_synthetic
-from configs.distill import STORE, first_of, taught
+from configs.distill import STORE, taught
 
 
 def get_config(teacher: str = STORE) -> ConfigDict:
     """`teacher`: see configs/distill.py."""
-    config = taught(teacher)
+    config, known = taught(teacher)
     weights = {"info_nce": 0.0, "reinforcement": 1.0}
-    if has_synthetic(first_of(teacher).config.source):
+    if has_synthetic(known.config.source):
         weights |= {f"{name}_synthetic": weight for name, weight in weights.items()}
     config.objective.weights = weights
     return config

@@ -12,12 +12,12 @@ teacher's text embeddings stays good. Where the teacher's weights have moved: --
 from ml_collections import ConfigDict
 
 from configs.base import part
-from configs.distill import STORE, first_of, taught
+from configs.distill import STORE, taught
 
 
 def get_config(teacher: str = STORE) -> ConfigDict:
     """`teacher`: see configs/distill.py; its image tower is a ViT with a class token."""
-    config, known = taught(teacher), first_of(teacher)
+    config, known = taught(teacher)
     whole, config.model.embed_dim = known.config.model, known.config.model.embed_dim
     config.model.text_cfg = part(whole.text_cfg)
     config.model.vision_cfg.head_width = whole.vision_cfg.head_width // 2

@@ -12,16 +12,16 @@ Automatic inheritance lets masks choose instead: configs/distill_tinyclip_masks.
 
 from ml_collections import ConfigDict
 
-from configs.distill import STORE, first_of, taught
+from configs.distill import STORE, taught
 
 
 def get_config(teacher: str = STORE) -> ConfigDict:
     """`teacher`: see configs/distill.py; a folder with a `student` in it trains that one on."""
-    config = taught(teacher)
+    config, known = taught(teacher)
     config.objective.weights = {"affinity": 1.0}
     config.objective.options.affinity_scale = 50.0
     if not config.init_from:
-        config.inherit.model = first_of(teacher).weights
+        config.inherit.model = known.weights
     config.optim.lr = 1e-4
     config.optim.weight_decay = 0.2
     config.optim.clip_norm = 5.0

@@ -12,13 +12,13 @@ tower's parameters 0, 25, 50 and 75% go, each for a quarter of the run: --config
 from ml_collections import ConfigDict
 
 from configs.base import part
-from configs.distill import STORE, first_of
+from configs.distill import STORE, taught
 from configs.distill_tinyclip import get_config as tinyclip
 
 
 def get_config(teacher: str = STORE) -> ConfigDict:
     """`teacher`: see configs/distill.py."""
-    config, known = tinyclip(teacher), first_of(teacher)
+    config, (_, known) = tinyclip(teacher), taught(teacher)
     config.model, config.init_from = part(known.config.model), known.weights
     config.inherit.model = ""
     config.masks.image = config.masks.text = True

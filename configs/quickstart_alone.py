@@ -4,10 +4,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from clip_jax.cli.configs import to_dataclass
 from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.evals.agreement import AgreementConfig
 from clip_jax.evals.colors import ColorsConfig
-from clip_jax.models.presets import preset
 from clip_jax.students import half
 from configs.base import part
 from configs.quickstart import get_config as quickstart
@@ -17,9 +17,8 @@ from configs.quickstart import glyphs
 def get_config(teacher: str = "runs/quickstart") -> ConfigDict:
     """`teacher`: the run whose model the student is half of, and compared with."""
     config = quickstart()
-    config.model = part(half(preset("tiny")))
+    config.model = part(half(to_dataclass(config).model))
     config.model.vision_cfg.head_width, config.model.text_cfg.heads = 16, 4  # as many heads as the teacher's
-    config.model.running.scan = False
     config.source = glyphs(variants=1)
     config.steps = 400
     config.checkpoint.every = 200
