@@ -100,7 +100,7 @@ class Lesson:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Term:
-    """of: what `value` takes: "student" (Student, options, axes), "teacher" (Lesson) or "teachers" (all Lessons at once).
+    """of: what `value` takes: "student" (Student, axes), "teacher" (Lesson) or "teachers" (all Lessons at once).
 
     needs: of "text" (the teacher's), "projection" (equal sizes), "synthetic", "masked", "label", "centroids", "bias" (the
     student's), "clamp" (a bounded logit scale). heads: what it learns.
@@ -112,11 +112,14 @@ class Term:
     heads: tuple[str, ...] = ()
 
 
-def _pairs(of: Student | Targets, captions: str = "text") -> Pairs:
+Captions = Literal["text", "synthetic"]
+
+
+def _pairs(of: Student | Targets, captions: Captions = "text") -> Pairs:
     return Pairs(of.image, getattr(of, captions), of.scale, of.bias)
 
 
-def _alone(loss: Callable[..., jax.Array], captions: str = "text") -> Callable[[Student, Axes], jax.Array]:
+def _alone(loss: Callable[..., jax.Array], captions: Captions = "text") -> Callable[[Student, Axes], jax.Array]:
     """Of a loss of the student's pairs."""
     return lambda x, axes: loss(_pairs(x, captions), axes=axes)
 
@@ -147,7 +150,7 @@ def _vertical(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
     return lambda x: loss((x.image, x.text), _pairs(x.teacher).embeddings, x.factor(image), x.factor(text), axes=x.axes)
 
 
-def _reinforced(captions: str = "text") -> Callable[[Sequence[Lesson]], jax.Array]:
+def _reinforced(captions: Captions = "text") -> Callable[[Sequence[Lesson]], jax.Array]:
     def value(lessons: Sequence[Lesson]) -> jax.Array:
         teachers = [(_pairs(x.teacher, captions), x.weight) for x in lessons]
         return reinforcement(_pairs(lessons[0].student, captions), teachers, axes=lessons[0].axes)

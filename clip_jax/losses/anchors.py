@@ -1,9 +1,8 @@
 """The student's embeddings as anchors among the teacher's of the other modality. Yang et al. 2024 (CLIP-KD).
 
 In both: student's embeddings x, y are projected where their own size is another than the teacher's, x^, y^. student.scale is
-k, learned with the student; the official code takes its logarithm for the factor: 2.66 where 14.3 is meant. axes: names of
-the mesh axes that cut the batch, inside `jax.shard_map`; () on one device. No gradient flows to the teacher. Both raise
-ValueError for sizes that differ.
+k, learned with the student; the official code takes its logarithm for the factor: 2.66 where 14.3 is meant. No gradient
+flows to the teacher. Both raise ValueError for sizes that differ.
 """
 
 import jax

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-Axes = tuple[str, ...]  # mesh axes that cut the batch, outermost first; () means the batch is whole
+# Names of the mesh axes that cut the batch, outermost first, inside `jax.shard_map`; () on one device: the batch is whole.
+Axes = tuple[str, ...]
 
 
 def gather(x: jax.Array, axes: Axes) -> jax.Array:

@@ -2,8 +2,7 @@
 
 The idea is that of confidence-aware self-distillation for knowledge graphs, which publishes no equations; how it comes to
 contrastive pairs is our own design. The teacher is the average of the weights, or the last epoch's embeddings. In all:
-xbar, ybar, sbar are the teacher's image, text and scale; axes: names of the mesh axes that cut the batch, inside
-`jax.shard_map`; () on one device. No gradient flows to the teacher or the weights w.
+xbar, ybar, sbar are the teacher's image, text and scale; no gradient flows to them or the weights w.
 """
 
 import jax

@@ -9,7 +9,7 @@ from clip_jax.losses.pairs import Pairs, both_ways, own_cross_entropy
 def info_nce(pairs: Pairs, *, axes: Axes = ()) -> jax.Array:
     """1/2 [CE(s x y') + CE(s y x')], the mean over all N pairs: f32[]; from bf16 rows, too, in f32.
 
-    axes: names of the mesh axes that cut the batch, inside `jax.shard_map`; () on one device. Embeddings of all
-    devices are gathered, and the gradient flows back through the gathering, so it equals that of one large batch.
+    Embeddings of all devices are gathered, and the gradient flows back through the gathering, so it equals that of one
+    large batch.
     """
     return mean(both_ways(own_cross_entropy, pairs, axes=axes), axes)

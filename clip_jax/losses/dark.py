@@ -3,8 +3,7 @@
 p = softmax(s_T U W' / T) and log q = log softmax(s_S u w'), each image over the texts, of the teacher and the student, each by
 its own scale and of its own size; the temperature T divides the teacher's logits alone. The paper's objective is the
 contrastive loss + dark_match + beta dark_rest with T = 5 and beta falling linearly from 2 to -0.8. With beta below -1, or a
-student's scale that may grow without limit, that sum has no lower bound. axes: names of the mesh axes that cut the batch,
-inside `jax.shard_map`; () on one device. No gradient flows to the teacher.
+student's scale that may grow without limit, that sum has no lower bound. No gradient flows to the teacher.
 """
 
 import jax

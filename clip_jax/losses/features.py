@@ -1,8 +1,7 @@
 """Embeddings against the teacher's own, pair by pair: feature distillation (Yang et al. 2024, CLIP-KD), and images alone.
 
 In all: x, y are this device's rows of the student's unit-norm f32[N@axes, D], projected where its own size is another; x^, y^
-the teacher's f32[N@axes, D]. axes: names of the mesh axes that cut the batch, inside `jax.shard_map`; () on one device. No
-gradient flows to the teacher. All raise ValueError for sizes that differ.
+the teacher's f32[N@axes, D]. No gradient flows to the teacher. All raise ValueError for sizes that differ.
 
 The losses of images alone leave the text tower to the teacher. They are for a student that serves the teacher's own text
 embeddings; which of them PicCollage's student was trained with is not published.

@@ -15,9 +15,8 @@ def afd(
 
     student: its embeddings x, y f32[N@axes, S], projected or not, and the learned factor f on cosines as its scale; the
     official code takes f's logarithm for it. teacher: x^, y^ f32[N@axes, D]. image_kernel, text_kernel: W_v and W_u,
-    f32[S + D, E], whole on each device. axes: names of the mesh axes that cut the batch, inside `jax.shard_map`; () on one
-    device. A gradient flows to the student, the kernels and f, none to the teacher. Raises ValueError where a kernel has
-    not S + D rows.
+    f32[S + D, E], whole on each device. A gradient flows to the student, the kernels and f, none to the teacher. Raises
+    ValueError where a kernel has not S + D rows.
     """
     image = _fused(student.image, teacher[0], image_kernel)
     return info_nce(Pairs(image, _fused(student.text, teacher[1], text_kernel), student.scale), axes=axes)

@@ -9,16 +9,15 @@ import jax.numpy as jnp
 
 from clip_jax.losses.collect import Axes, gather, mean
 from clip_jax.losses.logits import is_own
-from clip_jax.losses.pairs import Pairs, logits, swapped
+from clip_jax.losses.pairs import Pairs, pair_logits, swapped
 from clip_jax.losses.sizes import check_same_size
 
 
 def gd(student: Pairs, teacher: Pairs, *, axes: Axes = ()) -> jax.Array:
     """sum of 4 mean((g - g^)^2) over N D, g the `contrastive_gradients` of the student, g^ of the teacher: f32[].
 
-    student: its embeddings projected where their own size is another than the teacher's. axes: names of the mesh axes that
-    cut the batch, inside `jax.shard_map`; () on one device. The student's gradient flows through its own P, too; none
-    flows to the teacher. Raises ValueError for sizes that differ.
+    student: its embeddings projected where their own size is another than the teacher's. Its gradient flows through its own
+    P, too; none flows to the teacher. Raises ValueError for sizes that differ.
 
     The official code divides by exp(logit_scale) in place of the temperature: cosines over 100 where times 100 is meant, so
     all its P are nearly uniform and the loss, at its weight of 1e8, teaches next to nothing. Its E' p takes a tensor of
@@ -36,25 +35,23 @@ def contrastive_gradients(pairs: Pairs, *, axes: Axes = ()) -> tuple[jax.Array, 
 
     Half their sum in x is that of `info_nce`, and so in y.
     """
-    return *_one_way(pairs, axes), *_one_way(swapped(pairs), axes)
+    to_texts, to_images = pair_logits(pairs, axes=axes), pair_logits(swapped(pairs), axes=axes)
+    return *_one_way(pairs, to_texts, to_images, axes), *_one_way(swapped(pairs), to_images, to_texts, axes)
 
 
-def _one_way(pairs: Pairs, axes: Axes) -> tuple[jax.Array, jax.Array]:
-    """dL/dp and dL/dk for images as p and texts as k: f32[n, D] x2.
+def _one_way(pairs: Pairs, to_texts: jax.Array, to_images: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
+    """dL/dp and dL/dk for images as p and texts as k, of both ways' logits f32[n, N]: f32[n, D] x2.
 
     Rows of E' need no sum over devices: they are columns of P, known from this device's logits the other way round and
     all devices' normalisers, one number a row.
     """
-    to_texts, to_images = logits(pairs, axes=axes), logits(swapped(pairs), axes=axes)
     normaliser = jax.nn.logsumexp(to_texts, axis=1)
     match = is_own(to_texts, axes).astype(jnp.float32)
 
     def pull(logits: jax.Array, normaliser: jax.Array, keys: jax.Array) -> jax.Array:
-        everyones = gather(keys.astype(jnp.float32), axes)
         surplus = jnp.exp(logits - normaliser) - match
+        everyones = gather(keys.astype(jnp.float32), axes)
         return pairs.scale / logits.shape[1] * jnp.matmul(surplus, everyones, precision="highest")
 
-    return (
-        pull(to_texts, normaliser[:, None], pairs.text),
-        pull(to_images, gather(normaliser, axes)[None], pairs.image),
-    )
+    of_images = pull(to_texts, normaliser[:, None], pairs.text)
+    return of_images, pull(to_images, gather(normaliser, axes)[None], pairs.image)

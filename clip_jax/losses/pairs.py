@@ -46,43 +46,43 @@ def both_ways(per_row: Callable[..., jax.Array], *pairs: Pairs, axes: Axes) -> j
     return (per_row(*pairs, axes=axes) + per_row(*back, axes=axes)) / 2
 
 
-def logits(pairs: Pairs, *, axes: Axes) -> jax.Array:
+def pair_logits(pairs: Pairs, *, axes: Axes) -> jax.Array:
     """s x_i y_j', without the bias: f32[n, N]."""
     return logits_of(pairs.image, pairs.text, pairs.scale, axes=axes)
 
 
 def own_cross_entropy(pairs: Pairs, *, axes: Axes) -> jax.Array:
     """-log softmax(s x_i y')_i, of each image's own text: f32[n]."""
-    return cross_entropy(logits(pairs, axes=axes), own_columns(pairs.image.shape[0], axes))
+    return cross_entropy(pair_logits(pairs, axes=axes), own_columns(pairs.image.shape[0], axes))
 
 
 def soft_cross_entropy(target: Pairs, pairs: Pairs, *, axes: Axes, but_own: bool = False) -> jax.Array:
     """-sum_j p_ij log softmax(s x_i y')_j, p the target's softmax: f32[n]. but_own: over j != i alone."""
-    p = jax.nn.softmax(logits(target, axes=axes), axis=1)
+    p = jax.nn.softmax(pair_logits(target, axes=axes), axis=1)
     if but_own:
         p = jnp.where(is_own(p, axes), 0.0, p)
-    return -(p * jax.nn.log_softmax(logits(pairs, axes=axes), axis=1)).sum(axis=1)
+    return -(p * jax.nn.log_softmax(pair_logits(pairs, axes=axes), axis=1)).sum(axis=1)
 
 
 def divergence(target: Pairs, pairs: Pairs, *, axes: Axes) -> jax.Array:
     """KL(p_i // softmax(s x_i y')), p the target's softmax: f32[n]."""
-    log_p = jax.nn.log_softmax(logits(target, axes=axes), axis=1)
-    return (jnp.exp(log_p) * (log_p - jax.nn.log_softmax(logits(pairs, axes=axes), axis=1))).sum(axis=1)
+    log_p = jax.nn.log_softmax(pair_logits(target, axes=axes), axis=1)
+    return (jnp.exp(log_p) * (log_p - jax.nn.log_softmax(pair_logits(pairs, axes=axes), axis=1))).sum(axis=1)
 
 
 def sum_over_pairs(per_pair: Callable[..., jax.Array], *pairs: Pairs, axes: Axes) -> jax.Array:
     """sum_j per_pair(whether j = i, l_ij of each of `pairs`), l = s x y' + b: f32[n] for elementwise functions."""
-    each = [logits(one, axes=axes) + one.bias for one in pairs]
+    each = [pair_logits(one, axes=axes) + one.bias for one in pairs]
     return per_pair(is_own(each[0], axes), *each).sum(axis=1)
 
 
-def log_mean_exp_margin(pairs: Pairs, *, axes: Axes, eps: float) -> jax.Array:
-    """log(eps + mean_{j != i} exp(l_ij - l_ii)), l = s x y': f32[n]; log eps for one pair alone.
+def log_mean_exp_margin(beyond: Pairs, pairs: Pairs, *, axes: Axes, eps: float) -> jax.Array:
+    """log(eps + mean_{j != i} exp(l_ij - l_ii)), l = s x y' less that of `beyond`: f32[n]; log eps for one pair alone.
 
     The place of j = i takes eps (N - 1), so that one log-sum-exp holds it all, whatever the size of its terms.
     """
-    of_all = logits(pairs, axes=axes)
-    others = max(of_all.shape[1] - 1, 1)
-    margins = of_all - jnp.take_along_axis(of_all, own_columns(of_all.shape[0], axes)[:, None], axis=1)
-    margins = jnp.where(is_own(of_all, axes), jnp.float32(math.log(eps * others)), margins)
+    more = pair_logits(pairs, axes=axes) - pair_logits(beyond, axes=axes)
+    others = max(more.shape[1] - 1, 1)
+    margins = more - jnp.take_along_axis(more, own_columns(more.shape[0], axes)[:, None], axis=1)
+    margins = jnp.where(is_own(more, axes), jnp.float32(math.log(eps * others)), margins)
     return jax.nn.logsumexp(margins, axis=1) - jnp.float32(math.log(others))

@@ -3,8 +3,7 @@
 A_I = a_I U u' and A_T = a_T W w' relate the teacher's images U to the student's u, and the texts W to w; X1 = a_x U w' and
 X2 = a_x W u' relate one's images to the other's texts. In all: the student's embeddings are projected where their own size
 is another than the teacher's, to which no gradient flows; the scales a f32[] are learned factors on cosines (the official
-code uses logarithms of them as they are, 2.66 in place of 14.3). axes: names of the mesh axes that cut the batch, inside
-`jax.shard_map`; () on one device.
+code uses logarithms of them as they are, 2.66 in place of 14.3).
 """
 
 import jax

@@ -10,8 +10,7 @@ from clip_jax.losses.pairs import Pairs, sum_over_pairs
 def sigmoid_pairs(pairs: Pairs, *, axes: Axes = ()) -> jax.Array:
     """-1/N sum_ij log sigmoid(z_ij (s x_i y_j' + b)), z_ij = 1 for i = j, else -1: f32[]; from bf16 rows, too, in f32.
 
-    axes: names of the mesh axes that cut the batch, inside `jax.shard_map`; () on one device. Texts of all devices are
-    gathered, and the gradient flows back through the gathering.
+    Texts of all devices are gathered, and the gradient flows back through the gathering.
     """
 
     def cost(own: jax.Array, logits: jax.Array) -> jax.Array:

@@ -1,7 +1,6 @@
 """The teacher's N x N similarities as the student's targets: of any embedding size, since only cosines within a model meet.
 
 In all: x, y, s, b are the student's image, text, scale and bias; x^, y^, s^, b^ the teacher's, to which no gradient flows.
-axes: names of the mesh axes that cut the batch, inside `jax.shard_map`; () on one device.
 """
 
 from collections.abc import Sequence
