@@ -9,11 +9,11 @@ from clip_jax.data.images import Augmentation
 from clip_jax.data.pipeline import ReadConfig
 from clip_jax.experiment import TrainConfig
 from clip_jax.inherit import InheritConfig, TowerChoice
-from clip_jax.models.clip import CLIPConfig
 from clip_jax.models.layers import Running
 from clip_jax.models.presets import preset
 from clip_jax.objectives import ObjectiveConfig, Ramp
 from clip_jax.optim import OptimConfig
+from clip_jax.students import half
 from clip_jax.teachers import AverageTeacher, StoreTeacher, TeacherConfig
 from tests.bench.distill_data import split
 
@@ -65,8 +65,11 @@ def student_steps(samples: int) -> int:
 
 
 def student_config(variant: Variant, seed: int, *, data: Path, samples: int, teacher: Path, store: Path) -> TrainConfig:
-    """Half the teacher's width and layers (of three text layers two), and its embedding size."""
-    steps = student_steps(samples)
+    """Half the teacher's width and layers (of three text layers two), and its embedding size; where the text is inherited
+    unchanged, the teacher's own text tower."""
+    steps, student = student_steps(samples), half(_TEACHER)
+    if variant.inherit == "text":
+        student = dataclasses.replace(student, text_cfg=_TEACHER.text_cfg)
     inherit = {
         "": InheritConfig(),
         "all": InheritConfig(model=str(teacher)),
@@ -80,7 +83,7 @@ def student_config(variant: Variant, seed: int, *, data: Path, samples: int, tea
         seed=seed,
         steps=steps,
         batch_size=BATCH,
-        model=_student(whole_text=variant.inherit == "text"),
+        model=student,
         source=split(data, "train"),
         read=ReadConfig(augmentation=_AUGMENTATION, workers=0),
         objective=ObjectiveConfig(weights=variant.weights),
@@ -90,12 +93,3 @@ def student_config(variant: Variant, seed: int, *, data: Path, samples: int, tea
         checkpoint=CheckpointConfig(every=steps, keep=1),
         log_every=50,
     )
-
-
-def _student(*, whole_text: bool = False) -> CLIPConfig:
-    """whole_text: with the teacher's own text tower."""
-    image, text = _TEACHER.vision_cfg, _TEACHER.text_cfg
-    image = dataclasses.replace(image, width=64, layers=2)
-    if not whole_text:
-        text = dataclasses.replace(text, width=64, heads=2, layers=2)
-    return dataclasses.replace(_TEACHER, vision_cfg=image, text_cfg=text)
