@@ -30,11 +30,10 @@ _RUNNING = 2  # batches on the devices at once
 _SHOWN = 0.1  # seconds between two looks at the progress
 
 
-def extract(model: Model, store: StoreWriting, batch_size: int) -> None:
+def extract(model: Model, store: StoreWriting) -> None:
     """Embeds and writes this process's shards of the store, one after the other. Each process has its own model.
 
-    batch_size: images, and captions, that one device takes at once; another one may move a result by a rounding. Raises
-    ValueError for embeddings that are not finite, RuntimeError where too many samples cannot be read.
+    Raises ValueError for embeddings that are not finite, RuntimeError where too many samples cannot be read.
     """
     samples, plan, target = store.samples, store.plan, eval_target(model.config)
     indices = [samples.of(shard) for shard in store.own]
@@ -48,7 +47,7 @@ def extract(model: Model, store: StoreWriting, batch_size: int) -> None:
     line = MovingLine(silent=jax.process_index() > 0)
     with contextlib.closing(line), contextlib.closing(items):
         line.say(_beginning(store))
-        work = _Work(model, plan, batch_size, line)
+        work = _Work(model, plan, line)
         watched = _watched(items, sum(map(len, indices)), work.samples_a_batch, line)
         for shard, of_shard in zip(store.own, indices, strict=True):
             store.write(shard, work.rows(itertools.islice(watched, len(of_shard))))
@@ -69,8 +68,9 @@ def _beginning(store: StoreWriting) -> str:
 class _Work:
     """Both towers; samples in, a shard's content out."""
 
-    def __init__(self, model: Model, plan: Manifest, batch_size: int, line: MovingLine):
-        side, length = model.image_size, model.context_length
+    def __init__(self, model: Model, plan: Manifest, line: MovingLine):
+        side, length, batch_size = model.image_size, model.context_length, plan.batch_size
+        assert batch_size is not None
         self._image = _Rows(model, "image", np.zeros((batch_size, side, side, 3), np.uint8), plan.dtype)
         self._text = _Rows(model, "text", np.zeros((batch_size, length), np.int32), plan.dtype)
         self._plan, self._line, self._told = plan, line, 0

@@ -11,7 +11,7 @@ from clip_jax.store_writing import StoreWriting
 
 
 def imported_config(config: EmbedConfig, found: ClipRetrieval, teacher: Model, *, captions_wanted: bool) -> EmbedConfig:
-    """`config` as far as the embeddings have it: without captions where there are no texts.
+    """`config` as far as the embeddings have it: without captions where there are no texts, and of no batch size.
 
     captions_wanted: whether config.captions was asked for. Raises ValueError for an embedding size other than the teacher's,
     for views, and for captions that are wanted and not there.
@@ -25,7 +25,7 @@ def imported_config(config: EmbedConfig, found: ClipRetrieval, teacher: Model, *
         raise ValueError(f"{config.views} views: clip-retrieval's embeddings are of whole images; use --views 0")
     if config.captions and captions_wanted and not found.has_text:
         raise ValueError("the embeddings to import are of images only (no text_emb); use --nocaptions")
-    return dataclasses.replace(config, captions=config.captions and found.has_text)
+    return dataclasses.replace(config, captions=config.captions and found.has_text, batch_size=None)
 
 
 def import_embeddings(found: ClipRetrieval, store: StoreWriting) -> None:

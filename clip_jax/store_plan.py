@@ -31,7 +31,8 @@ from clip_jax.tokenizer_file import TextSettings
 class EmbedConfig:
     """views: augmented images stored of a sample; 0 stores the image as evaluation sees it. captions: whether all captions
     are embedded. dtype: of the teacher's activations and of what is stored. rows_per_shard: samples a file. seed: of the
-    views. batch_size: images, and captions, that one device takes at once. max_bad_share: of samples that cannot be read.
+    views. batch_size: images, and captions, that one device takes at once; None where nothing is computed. max_bad_share:
+    of samples that cannot be read.
     """
 
     views: int = 0
@@ -39,13 +40,14 @@ class EmbedConfig:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     rows_per_shard: int = 8192
     seed: int = 0
-    batch_size: int = 128
+    batch_size: int | None = 128
     max_bad_share: float = 0.01
 
     def __post_init__(self):
         for name, least in (("views", 0), ("rows_per_shard", 1), ("seed", 0), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; it must be at least {least}")
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"max_bad_share is {self.max_bad_share}; a share is in [0, 1]")
 
@@ -88,13 +90,15 @@ def plan_store(
         views=views,
         captions=config.captions,
         rows_per_shard=config.rows_per_shard,
+        batch_size=config.batch_size,
     )
 
 
 def check_plan(folder: Path, plan: Manifest) -> Manifest | None:
     """The manifest of the finished store in `folder`; None where there is nothing, or a part of the same store.
 
-    Where the teacher lies may differ, as long as its weights do not. Raises ValueError that says in what the store that
+    Where the teacher lies may differ, as long as its weights do not, and, where nothing is left to compute, the batch size.
+    Raises ValueError that says in what the store that
     was begun there differs from `plan`.
     """
     # Before another process of this job writes its first file.
@@ -104,13 +108,15 @@ def check_plan(folder: Path, plan: Manifest) -> Manifest | None:
         if found:
             raise ValueError(f"{folder} holds {found[0]}, and is no store that was begun; choose another folder")
         return None
+    whole = began.index is not None and all((folder / each.file).is_file() for each in (*began.shards, began.index))
     here = dataclasses.replace(plan, teacher=dataclasses.replace(plan.teacher, name=began.teacher.name))
+    if whole:
+        here = dataclasses.replace(here, batch_size=began.batch_size)
     if wrong := differences(began, here):
         raise ValueError(
             f"{folder} was begun with other settings than now; then and now it has\n  " + "\n  ".join(wrong) + "\n"
             "Give the same again, or choose another folder"
         )
-    whole = began.index is not None and all((folder / each.file).is_file() for each in (*began.shards, began.index))
     return began if whole else None
 
 

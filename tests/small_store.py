@@ -30,6 +30,6 @@ def write_store(
     samples = ShardedSamples(open_source(source), config.rows_per_shard)
     plan = plan_store(model, "teacher", samples, source, augmentation, config)
     with contextlib.closing(StoreWriting(folder, samples, plan, config.max_bad_share)) as store:
-        extract(model, store, config.batch_size)
+        extract(model, store)
         store.finish()
     return folder

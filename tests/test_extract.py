@@ -95,7 +95,7 @@ def write(model: Model, source: Pictures, folder: Path, config: EmbedConfig = CO
     try:
         if store.finished:
             return store.finished
-        extract(model, store, config.batch_size)
+        extract(model, store)
         return store.finish()
     finally:
         store.close()
@@ -148,6 +148,7 @@ def test_without_views_rows_are_those_of_the_model_and_bf16_is_near_them(model: 
 
 def test_the_manifest_says_what_was_done(whole: Path, model: Model) -> None:
     manifest = json.loads((whole / MANIFEST).read_text())
+    assert manifest["batch_size"] == 2
     assert [shard["rows"] for shard in manifest["shards"]] == [8, 8, 5]
     assert manifest["teacher"]["logit_scale"] == pytest.approx(np.log(1 / 0.07), rel=1e-6)
     assert manifest["teacher"]["embed_dim"] == 16
@@ -268,7 +269,7 @@ def test_damage_after_the_last_look_is_not_given_a_checksum(begun: Path, model: 
     samples = ShardedSamples(Pictures(), CONFIG.rows_per_shard)
     plan = plan_store(model, "teacher", samples, GlyphsConfig(), AUGMENTATION, CONFIG)
     with contextlib.closing(StoreWriting(folder, samples, plan, CONFIG.max_bad_share)) as store:
-        extract(model, store, CONFIG.batch_size)
+        extract(model, store)
         store._infos = {}
         _flip(folder / shard_name(1))
         with pytest.raises(ValueError, match=r"shard-00001.safetensors is not as it was written"):
@@ -313,11 +314,16 @@ def test_other_weights_options_and_data_are_refused(finished: bool, whole: Path,
         (folder / MANIFEST).rename(folder / UNFINISHED)
         (folder / shard_name(2)).unlink()
     began = content(folder)
+    others = [  # whose rows are others in the last digits, or imported
+        (dataclasses.replace(CONFIG, batch_size=1), "batch_size: 2 and 1"),
+        (dataclasses.replace(CONFIG, batch_size=None), "batch_size: 2 and none"),
+    ]
     for changed, message in (
         (dataclasses.replace(CONFIG, views=2), "views.count: 3 and 2"),
         (dataclasses.replace(CONFIG, captions=False), "captions: true and false"),
         (dataclasses.replace(CONFIG, seed=1), "views.seed: 0 and 1"),
         (dataclasses.replace(CONFIG, rows_per_shard=7), "rows_per_shard: 8 and 7"),
+        *([] if finished else others),
     ):
         with pytest.raises(ValueError, match=message):
             write(model, Pictures(), folder, changed)
@@ -328,6 +334,9 @@ def test_other_weights_options_and_data_are_refused(finished: bool, whole: Path,
     if not finished:
         with pytest.raises(ValueError, match=r"shard-00000.safetensors holds other samples than 'pictures' has"):
             write(model, Pictures(version="new "), folder)
+    else:
+        for changed, _ in others:
+            assert write(model, Pictures(), folder, changed) == read_manifest(whole)  # nothing is left to compute
     assert content(folder) == began
 
 

@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
             said = f"{folder} is finished already: {_content(writing.finished)}"
         else:
             if found is None:
-                extract(teacher, writing, config.batch_size)
+                extract(teacher, writing)
             else:
                 import_embeddings(found, writing)
             manifest = writing.finish()

@@ -79,7 +79,9 @@ class Manifest:
 
     tokenizer: hash of the teacher's, hex. preprocessing: the teacher's, for images without views. views: None where images
     were preprocessed without chance. captions: whether embeddings of all captions are there. rows_per_shard: samples in a
-    shard's range, the unreadable ones counted. shards, index: empty and None until the store is finished.
+    shard's range, the unreadable ones counted. batch_size: images, and captions, that one device took at once, for another
+    number moves results by a rounding; None where embeddings were imported, and in stores of before it was written down.
+    shards, index: empty and None until the store is finished.
     """
 
     version: int = VERSION
@@ -92,6 +94,7 @@ class Manifest:
     views: StoredViews | None = None
     captions: bool = False
     rows_per_shard: int
+    batch_size: int | None = None
     shards: tuple[FileInfo, ...] = ()
     index: FileInfo | None = None
 
@@ -139,7 +142,7 @@ class Manifest:
         if version != VERSION:
             raise ValueError(f"{where}: format version {version!r}; this version of clip_jax reads {VERSION}")
         try:
-            return Reader(whole=True).read(cls, given, where)
+            return Reader(whole=True).read(cls, {"batch_size": None} | given, where)
         except ValueError as error:
             raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
 

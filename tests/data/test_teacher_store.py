@@ -550,7 +550,7 @@ def test_the_manifest_is_the_same_in_json():
         (lambda fields: fields.update(dtype="float16"), "dtype 'float16'; .* reads 'bfloat16', 'float32'"),
         (lambda fields: fields.pop("tokenizer"), "manifest.json needs 'tokenizer'$"),
         (lambda fields: fields.pop("dtype"), "manifest.json needs 'dtype'$"),
-        (lambda fields: fields.update(colour="red"), "manifest.json has no 'colour'.*; there are captions, dtype"),
+        (lambda fields: fields.update(colour="red"), "manifest.json has no 'colour'; there are batch_size, captions"),
         (lambda fields: fields["teacher"].update(embed_dim="24"), "teacher.embed_dim is '24', a str; expected int"),
         (lambda fields: fields["teacher"].update(embed_dim=True), "teacher.embed_dim is True, a bool; expected int"),
         (lambda fields: fields["teacher"].update(embed_dim=0), "embed_dim 0"),
@@ -576,6 +576,12 @@ def test_the_manifest_is_the_same_in_json():
 def test_a_manifest_that_is_wrong(folder, change, message):
     edit(folder, change)
     assert re.search(message, refused(folder, verify=False), re.DOTALL)
+
+
+def test_a_manifest_of_before_batch_sizes_were_written_down(folder):
+    found = read_manifest(folder)
+    edit(folder, lambda fields: fields.pop("batch_size"))
+    assert read_manifest(folder) == found
 
 
 def test_a_manifest_that_is_no_json(folder):
