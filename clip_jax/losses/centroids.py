@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from clip_jax.losses.collect import Axes, mean
 from clip_jax.losses.logits import cross_entropy, logits_of
 from clip_jax.losses.pairs import Pairs, own_cross_entropy
+from clip_jax.losses.sizes import check_same_size
 
 
 def centroid(
@@ -40,7 +41,8 @@ def full_teacher(image: jax.Array, teacher_image: jax.Array, learned_scale: jax.
     """CE(k x x^', i), the student's image against the teacher's embeddings of the batch in place of centroids: f32[].
 
     image, teacher_image: this device's rows of unit-norm f32[N@axes, D], the student's projected where its size is
-    another. learned_scale: f32[], k. No gradient flows to the teacher.
+    another. learned_scale: f32[], k. No gradient flows to the teacher. Raises ValueError for sizes that differ.
     """
+    check_same_size(image, teacher_image)
     both = Pairs(image, jax.lax.stop_gradient(teacher_image), learned_scale)
     return mean(own_cross_entropy(both, axes=axes), axes)

@@ -3,13 +3,14 @@
 A_I = a_I U u' and A_T = a_T W w' relate the teacher's images U to the student's u, and the texts W to w; X1 = a_x U w' and
 X2 = a_x W u' relate one's images to the other's texts. In all: the student's embeddings are projected where their own size
 is another than the teacher's, to which no gradient flows; the scales a f32[] are learned factors on cosines (the official
-code uses logarithms of them as they are, 2.66 in place of 14.3).
+code uses logarithms of them as they are, 2.66 in place of 14.3). All raise ValueError for sizes that differ.
 """
 
 import jax
 
 from clip_jax.losses.collect import Axes, mean
 from clip_jax.losses.pairs import Embeddings, Pairs, both_ways, divergence, own_cross_entropy
+from clip_jax.losses.sizes import check_same_size
 
 
 def vrd(
@@ -41,7 +42,8 @@ def xrd(student: Pairs, teacher: Embeddings, *, axes: Axes = ()) -> jax.Array:
     student.scale is a_x.
     """
     teacher_image, teacher_text = jax.lax.stop_gradient(teacher)
-    one, two = Pairs(teacher_image, student.text, student.scale), Pairs(teacher_text, student.image, student.scale)
+    one = _related(teacher_image, student.text, student.scale)
+    two = _related(teacher_text, student.image, student.scale)
     from_two = both_ways(divergence, jax.lax.stop_gradient(two), one, axes=axes)
     from_one = both_ways(divergence, jax.lax.stop_gradient(one), two, axes=axes)
     return mean((from_two + from_one) / 2, axes)
@@ -52,4 +54,9 @@ def _vertical(
 ) -> tuple[Pairs, Pairs]:
     """What A_I and A_T are of."""
     (image, text), (teacher_image, teacher_text) = student, jax.lax.stop_gradient(teacher)
-    return Pairs(teacher_image, image, image_scale), Pairs(teacher_text, text, text_scale)
+    return _related(teacher_image, image, image_scale), _related(teacher_text, text, text_scale)
+
+
+def _related(teacher: jax.Array, student: jax.Array, scale: jax.Array) -> Pairs:
+    check_same_size(student, teacher)
+    return Pairs(teacher, student, scale)

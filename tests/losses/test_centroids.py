@@ -5,6 +5,7 @@ import pytest
 
 from clip_jax.losses.centroids import centroid, classification, full_teacher
 from tests.losses.checks import (
+    D,
     E,
     N,
     check_finite,
@@ -103,6 +104,11 @@ def test_one_row():
 def test_identical_images_share_the_blame():
     same = np.repeat(unit_rows(11, 1), N, axis=0)
     assert loss_and_grads(full_teacher, (0, 1), (8, 1))(unit_rows(12), same, SCALE)[0] == pytest.approx(np.log(N))
+
+
+def test_sizes_that_differ_ask_for_a_projection():
+    with pytest.raises(ValueError, match=r"student have size 8, of the teacher 12: project the .* to 12"):
+        full_teacher(unit_rows(0), unit_rows(1, size=D), SCALE)
 
 
 def test_permutation():

@@ -157,6 +157,14 @@ def test_identical_captions():
     check_value_and_gradient(relations, relations_reference, args, rows=RELATED, differentiable=(0, 1, 2))
 
 
+@pytest.mark.parametrize("wrong", [2, 3])
+def test_sizes_that_differ_ask_for_a_projection(wrong):
+    args = features_args(12)
+    args[wrong] = unit_rows(0, size=D)
+    with pytest.raises(ValueError, match=r"student have size 8, of the teacher 12: project the .* to 12"):
+        features(*args)
+
+
 def test_permutation():
     check_permutation(features, features_args, rows=FEATURES)
     check_permutation(relations, relations_args, rows=RELATED)

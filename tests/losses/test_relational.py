@@ -7,6 +7,7 @@ import pytest
 
 from clip_jax.losses import relational
 from tests.losses.checks import (
+    D,
     N,
     check_equal,
     check_finite,
@@ -124,6 +125,14 @@ def test_identical_pairs():
     same = [np.repeat(arg[:1], N, axis=0) if number in VRD else arg for number, arg in enumerate(args)]
     check_equal(loss_and_grads(vrd_ce, VRD, (8, 1))(*same), 2 * math.log(N), [None] * 6)
     check_nothing(vrd, same, rows=VRD)
+
+
+@pytest.mark.parametrize("wrong", [2, 3])
+def test_sizes_that_differ_ask_for_a_projection(wrong):
+    for loss, args, number in ((vrd, vrd_args(7), wrong), (vrd_ce, vrd_args(7), wrong), (xrd, xrd_args(7), wrong + 1)):
+        args[number] = unit_rows(0, size=D)
+        with pytest.raises(ValueError, match=r"student have size 8, of the teacher 12: project the .* to 12"):
+            loss(*args)
 
 
 def test_permutation():
