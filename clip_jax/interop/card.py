@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from clip_jax.evals.protocol import is_share
 from clip_jax.experiment import TrainConfig
 from clip_jax.interop.card_tables import architecture, cell, preparation, table
 from clip_jax.interop.proof.gate import Difference
@@ -100,7 +101,7 @@ def _named(value: Any) -> Any:
 def _evaluation(content: Mapping[str, Any]) -> str:
     about = content["about"]
     rows = [
-        (name, figure, f"{100 * one['value']:.2f}", "" if one["chance"] is None else f"{100 * one['chance']:.2f}")
+        (name, figure, *("" if one[what] is None else _written(figure, one[what]) for what in ("value", "chance")))
         for name, outcome in content["evaluations"].items()
         for figure, one in outcome["figures"].items()
     ]
@@ -108,7 +109,12 @@ def _evaluation(content: Mapping[str, Any]) -> str:
         return ""
     measured = table(("evaluation", "figure", "%", "chance %"), rows, right=2)
     weights = {"ema": "averaged", "raw": "raw"}[about["weights"]]
-    return f"{measured}\n\nMeasured by clip_jax at step {about['step']:,}, with {weights} weights."
+    signed = "" if all(is_share(figure) for _, figure, *_ in rows) else " Numbers with a sign are not in %."
+    return f"{measured}\n\nMeasured by clip_jax at step {about['step']:,}, with {weights} weights.{signed}"
+
+
+def _written(figure: str, value: float) -> str:
+    return f"{100 * value:.2f}" if is_share(figure) else f"{value:+.3f}"
 
 
 def _origin(provenance: Provenance) -> str:
