@@ -32,6 +32,11 @@ PICTURES = "pictures.npz"
 REPORT = "report.html"
 
 
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether a run has saved anything there."""
+    return any((workdir / CHECKPOINTS).glob("[0-9]*"))
+
+
 def make_folder(workdir: Path) -> None:
     """Makes the folder. Raises ValueError for a URL, for a file, and where it cannot be written."""
     if "://" in str(workdir) or ":/" in str(workdir):

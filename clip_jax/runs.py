@@ -18,7 +18,7 @@ from clip_jax.experiment import TrainConfig
 from clip_jax.masking import MASKS, init_masking
 from clip_jax.models.clip import abstract_params
 from clip_jax.plain import from_json, to_dict
-from clip_jax.run_folder import CHECKPOINTS, CONFIG, TEACHERS, TOKENIZER
+from clip_jax.run_folder import CHECKPOINTS, CONFIG, TEACHERS, TOKENIZER, has_checkpoints
 from clip_jax.sharding import MeshConfig
 from clip_jax.writers import write_json
 
@@ -61,7 +61,7 @@ def check_same_run(folder: Path, config: TrainConfig) -> None:
 
     Raises ValueError where the folder's checkpoints are of another model.
     """
-    if not (folder / CONFIG).is_file() or not any((folder / CHECKPOINTS).glob("[0-9]*")):
+    if not (folder / CONFIG).is_file() or not has_checkpoints(folder):
         return
     began = read_config(folder)
     if tree.misfits(abstract_params(began.model), abstract_params(config.model)):
@@ -75,7 +75,7 @@ def check_same_run(folder: Path, config: TrainConfig) -> None:
 def check_same_teachers(folder: Path, identities: Mapping[str, Mapping[str, str]]) -> None:
     """identities: by the teacher's name, hashes of its weights and, of a store, its manifest. Raises ValueError where a run
     that has checkpoints began with others under that name."""
-    if not (folder / TEACHERS).is_file() or not any((folder / CHECKPOINTS).glob("[0-9]*")):
+    if not (folder / TEACHERS).is_file() or not has_checkpoints(folder):
         return
     began = json.loads((folder / TEACHERS).read_text())
     for name, found in identities.items():
