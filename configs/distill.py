@@ -7,6 +7,7 @@ In place of STORE, all of them take the teacher's weights, too, as clip_jax.load
 folder of such folders, for several teachers; the first store by name counts where only one can. From it come the data, the
 augmentation (a store's views; none, where it holds plain images), and half its width and layers the student. A teacher
 that is a run gives its steps, batches and evaluations; else it is 32 epochs of batches of 1024, and no evaluation.
+Weights that are neither run nor store bring no data: it is the embedded drawings, until a config of yours sets `source`.
 In small: `make quickstart`'s run and store are such a teacher. Another student: --config.model.vision_cfg.width=192, ...
 """
 
