@@ -11,6 +11,7 @@ from clip_jax.data.teacher_manifest import Manifest, SourceInfo, StoredViews, Te
 from clip_jax.data.teacher_shards import ShardRows, write_shard
 from clip_jax.models.clip import CLIPConfig
 from clip_jax.plain import to_dict
+from tests.handmade_store import unit
 
 
 def write_random_store(
@@ -23,10 +24,10 @@ def write_random_store(
     captions: bool = True,
 ) -> Path:
     """Of every sample of `source`, as if the model in `weights` had embedded it."""
-    opened, rng = open_source(source), np.random.default_rng(len(folder.name))
+    opened, dim, rng = open_source(source), config.embed_dim, np.random.default_rng(len(folder.name))
     manifest = Manifest(
         teacher=TeacherInfo(
-            name=str(weights), weights_hash="ab", embed_dim=config.embed_dim, logit_scale=3.0, model=to_dict(config)
+            name=str(weights), weights_hash="ab", embed_dim=dim, logit_scale=3.0, model=to_dict(config)
         ),
         tokenizer="cd",
         preprocessing={},
@@ -35,20 +36,15 @@ def write_random_store(
         captions=captions,
         rows_per_shard=len(opened),
     )
-
-    def unit(*shape: int) -> np.ndarray:
-        rows = rng.standard_normal((*shape, config.embed_dim))
-        return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
-
     uids = [opened.uid(index) for index in range(len(opened))]
-    rows = ShardRows(uid=np.array(uids, np.uint64), image=unit(len(uids), manifest.image_views))
+    rows = ShardRows(uid=np.array(uids, np.uint64), image=unit(rng, len(uids), manifest.image_views, dim))
     if views is not None:
         drawn = [[views.draw(uid, n, 16, 16).to_row() for n in range(views.count)] for uid in uids]
         rows = dataclasses.replace(rows, view=np.array(drawn))
     if captions:
         samples = (opened[index] for index in range(len(opened)))
         texts = [(*sample.captions, *sample.synthetic) for sample in samples]
-        rows = dataclasses.replace(rows, captions=texts, text=unit(sum(map(len, texts))))
+        rows = dataclasses.replace(rows, captions=texts, text=unit(rng, sum(map(len, texts)), dim))
     folder.mkdir(parents=True)
     finish_store(folder, manifest, [write_shard(folder, 0, rows, dtype=manifest.dtype)])
     return folder

@@ -27,6 +27,7 @@ from clip_jax.models.clip import init_params
 from clip_jax.run_folder import Lock
 from clip_jax.store_plan import EmbedConfig, plan_store, tokenizer_hash
 from clip_jax.store_writing import StoreWriting
+from tests.small_store import embed
 from tests.small_teacher import TEACHER
 
 AUGMENTATION = Augmentation(scale=(0.3, 1.0), flip=0.5, color_jitter=(0.4, 0.4, 0.4, 0.1), color_jitter_prob=0.8)
@@ -89,16 +90,7 @@ def model() -> Model:
 
 
 def write(model: Model, source: Pictures, folder: Path, config: EmbedConfig = CONFIG) -> Manifest:
-    samples = ShardedSamples(source, config.rows_per_shard)
-    plan = plan_store(model, "teacher", samples, GlyphsConfig(), AUGMENTATION, config)
-    store = StoreWriting(folder, samples, plan, config.max_bad_share)
-    try:
-        if store.finished:
-            return store.finished
-        extract(model, store)
-        return store.finish()
-    finally:
-        store.close()
+    return embed(folder, model, source, GlyphsConfig(), AUGMENTATION, config)
 
 
 def content(folder: Path) -> dict[str, bytes]:
