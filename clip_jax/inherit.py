@@ -105,8 +105,9 @@ def _cut(name: str, choice: TowerChoice, student: Size, teacher: Size, outputs: 
     where = f"inherit.{name}"
     step = teacher.layers // student.layers
     layers = choice.layers or tuple(i * step for i in range(student.layers))
-    channels = choice.channels or (tuple(map(int, outputs)) if tied else ())
-    if tied and channels != tuple(map(int, outputs)):
+    embedding = tuple(map(int, outputs))
+    channels = choice.channels or (embedding if tied else ())
+    if tied and channels != embedding:
         raise ValueError(
             f"{where}.channels differ from inherit.embedding, but this tower's channels are the embedding's elements; give "
             "the same indices to both"

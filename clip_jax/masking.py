@@ -5,7 +5,8 @@ TinyCLIP, Wu et al. 2023, section 3.3. Masks and multipliers are parameters besi
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -61,14 +62,17 @@ def without_masks(params: dict[str, Any]) -> dict[str, Any]:
 
 def drawn(params: dict[str, Any], key: jax.Array) -> dict[str, Any]:
     """All other parameters, under one draw of the masks, for a training step; as they are where there are no masks."""
-    rest = without_masks(params)
-    return hard_concrete.masked(rest, hard_concrete.sample(params[MASKS], key)) if MASKS in params else rest
+    return _under(params, lambda masks: hard_concrete.sample(masks, key))
 
 
 def settled(params: dict[str, Any]) -> dict[str, Any]:
     """The same under the masks without noise, for evaluation."""
+    return _under(params, hard_concrete.expectation)
+
+
+def _under(params: dict[str, Any], z_of: Callable[[hard_concrete.Masks], hard_concrete.Masks]) -> dict[str, Any]:
     rest = without_masks(params)
-    return hard_concrete.masked(rest, hard_concrete.expectation(params[MASKS])) if MASKS in params else rest
+    return hard_concrete.masked(rest, z_of(params[MASKS])) if MASKS in params else rest
 
 
 def shortfall(
@@ -105,7 +109,7 @@ def with_masks(tx: optax.GradientTransformation, config: MaskConfig) -> optax.Gr
         rest, rest_state = tx.update(without_masks(updates), state["rest"], without_masks(params))
         upwards = jax.tree.map(jnp.negative, updates[MULTIPLIERS])
         moved, own_state = adam.update(own(updates) | {MULTIPLIERS: upwards}, state["own"], own(params))
-        merged: Any = (rest, moved)
-        return merged[0] | merged[1], {"rest": rest_state, "own": own_state}
+        both = cast(dict[str, Any], rest) | cast(dict[str, Any], moved)
+        return both, {"rest": rest_state, "own": own_state}
 
     return optax.GradientTransformation(init, update)

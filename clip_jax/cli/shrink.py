@@ -15,7 +15,7 @@ from clip_jax.models.clip import abstract_params
 from clip_jax.runs import Weights
 from clip_jax.shrink import SAID
 
-USAGE = """usage: clip-jax shrink RUN DST [--image_width N] [--image_hidden N] [--text_width N] [--text_hidden N]
+USAGE = """usage: clip-jax shrink RUN DST [--image_width N] [--image_hidden N] [--text_width N] [--text_hidden N] [--weights raw]
 
 RUN: a run that trained with config.masks. DST: a new folder for the student, in clip_jax's layout: clip_jax.load opens it,
 and configs/base.py:DST is its model with these weights. Widths are multiples of the head size; by default the sizes are those

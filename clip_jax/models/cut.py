@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from clip_jax.models.heads import narrowed
@@ -101,16 +102,12 @@ def _linear(part: Any, inputs: Any, outputs: Any) -> dict[str, Any]:
 
 
 def _along(part: Any, cut: Cut) -> Any:
-    if isinstance(part, dict):
-        return {name: _along(value, cut) for name, value in part.items()}
-    return part[..., cut.channels]
+    return jax.tree.map(lambda leaf: leaf[..., cut.channels], part)
 
 
 def _layer(part: Any, index: int) -> Any:
-    return {name: _layer(value, index) for name, value in part.items()} if isinstance(part, dict) else part[index]
+    return jax.tree.map(lambda leaf: leaf[index], part)
 
 
 def _stacked(layers: Sequence[Any]) -> Any:
-    if isinstance(layers[0], dict):
-        return {name: _stacked([layer[name] for layer in layers]) for name in layers[0]}
-    return np.stack(layers)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *layers)
