@@ -12,8 +12,6 @@ import pytest
 
 from clip_jax.cli import report as command
 from clip_jax.evals.protocol import Figure
-from clip_jax.evals.speed import measure_speed
-from clip_jax.models.clip import abstract_params, count_parameters
 from clip_jax.models.flops import macs_per_pair
 from clip_jax.models.presets import preset
 from clip_jax.models.size import size
@@ -26,7 +24,7 @@ from clip_jax.report.read import read_run
 from clip_jax.report.scatter import Point, scatter
 from clip_jax.report.scatter import _spread as spread
 from clip_jax.teachers import StoreTeacher
-from tests.test_report import CONFIG, NASTY, Page, make_run
+from tests.recorded_run import CONFIG, NASTY, Page, make_run
 
 TINY = preset("tiny")
 HALF = dataclasses.replace(
@@ -47,7 +45,7 @@ SPEED |= {"batch_size": 256, "device": "CPU (2 cores)", "dtype": "float32"}
 
 
 def make(folder: Path, *, config=CONFIG, keeps: float = 1.0, speed: float = 1.0, same_pictures: int = 5) -> Path:
-    """A run that keeps such a share of test_report's figures above chance, and finds so many of its five pictures."""
+    """A run that keeps such a share of recorded_run's figures above chance, and finds so many of its five pictures."""
     make_run(folder, config=config)
     file = folder / "evaluation.json"
     content = json.loads(file.read_text())
@@ -373,29 +371,3 @@ def test_names_beside_points_lie_apart():
     assert heights[3] == pytest.approx(0.1)
     points = [Point(name=f"n{n}", x=10.0**n, y=0.1 * n, color=n) for n in range(8)]
     assert scatter(points, what="w", x_label="x", level=None, key="k").count("<text") >= 8
-
-
-@pytest.mark.parametrize("name", ["tiny", "RN50"])
-def test_sizes_are_the_models_own(name):
-    config = preset(name)
-    found, params = size(config), abstract_params(config)
-    numbers = {key: sum(np.prod(leaf.shape) for leaf in leaves(params[key])) for key in ("visual", "text")}
-    statistics = found.stored - found.parameters
-    assert found.parameters == count_parameters(config)
-    assert (found.image + statistics, found.text) == (numbers["visual"], numbers["text"])
-    assert (statistics > 0) == (name == "RN50")
-    assert found.megabytes(32) == pytest.approx(4e-6 * found.stored)
-
-
-def leaves(tree) -> list:
-    return [leaf for branch in tree.values() for leaf in leaves(branch)] if isinstance(tree, dict) else [tree]
-
-
-def test_speed_is_measured_over_all_devices(small, small_params, mesh8):
-    speed = measure_speed(small, small_params, mesh8, batch_size=20)
-    assert speed.batch_size == 24
-    assert speed.images > 0
-    assert speed.texts > 0
-    assert speed.images_spread >= 0
-    assert 3 <= speed.rounds <= 15
-    assert speed.device.startswith("8 x CPU")
