@@ -16,7 +16,7 @@ import numpy as np
 from clip_jax.data import files
 from clip_jax.data.clip_retrieval_files import Names, Parts
 from clip_jax.data.source import BadSample, Source, sample_uid
-from clip_jax.data.teacher_index import distinct_samples
+from clip_jax.data.teacher_index import distinct_samples, places
 from clip_jax.data.teacher_shards import ShardRows
 
 _log = logging.getLogger(__name__)
@@ -96,14 +96,13 @@ class ClipRetrieval:
 
     def _first(self, uids: np.ndarray) -> np.ndarray:
         """Where a uid's rows begin in `_rows`: i64[n], -1 for one without."""
-        found = np.minimum(np.searchsorted(self._owner, uids), len(self._owner) - 1)
-        return np.where(self._owner[found] == uids, found, -1)
+        return places(uids, self._owner)
 
     def _probe(self, source: Source):
         """Training draws any caption of a sample, so each must have been embedded."""
         first = self._first(self._uids)
-        places = np.flatnonzero(first >= 0)
-        for place in places[np.unique(np.linspace(0, len(places) - 1, _PROBED).astype(int))].tolist():
+        there = np.flatnonzero(first >= 0)
+        for place in there[np.unique(np.linspace(0, len(there) - 1, _PROBED).astype(int))].tolist():
             try:
                 wanted = source[int(self._indices[place])].captions
             except BadSample:
@@ -154,8 +153,7 @@ class _Matcher:
     def _try(self, candidates: list[tuple[int, str]], uids: np.ndarray, found: np.ndarray) -> int:
         """Fills in what matches, the first that does for each row; says how many did."""
         made = np.array([sample_uid(self._source, text) for _, text in candidates], np.uint64)
-        places = np.minimum(np.searchsorted(self._uids, made), len(self._uids) - 1)
-        matching = np.flatnonzero(self._uids[places] == made)[::-1].tolist()
+        matching = np.flatnonzero(places(made, self._uids) >= 0)[::-1].tolist()
         for number in matching:
             row = candidates[number][0]
             uids[row], found[row] = made[number], True

@@ -59,6 +59,14 @@ def build_index(folder: Path, shards: Sequence[FileInfo]) -> dict[str, np.ndarra
     return tensors
 
 
+def places(wanted: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    """Where each of u64[n] stands in u64[m], the first time it does: i64[n], -1 for what does not."""
+    if not len(ascending):
+        return np.full(wanted.shape, -1, np.int64)
+    found = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    return np.where(ascending[found] == wanted, found, -1)
+
+
 def distinct_samples(source: Source) -> tuple[np.ndarray, np.ndarray]:
     """(uids u64[n], indices i64[n]): each distinct sample of a source where it comes first, in the source's order.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from clip_jax.data.source import BadSample, Source
 from clip_jax.data.teacher_check import check_file, check_index
-from clip_jax.data.teacher_index import distinct_samples
+from clip_jax.data.teacher_index import distinct_samples, places
 from clip_jax.data.teacher_manifest import Manifest, read_manifest
 from clip_jax.data.teacher_shards import DTYPES, caption_key, map_tensors
 from clip_jax.data.views import View
@@ -63,15 +63,13 @@ class TeacherStore:
     def rows(self, uids: np.ndarray) -> np.ndarray:
         """The rows i64[n] of samples u64[n], -1 for one that has none."""
         index = self._index()
-        wanted = np.asarray(uids, np.uint64)
-        if not len(index["uid"]):
-            return np.full(wanted.shape, -1, np.int64)
-        found = np.minimum(np.searchsorted(index["uid"], wanted), len(index["uid"]) - 1)
-        return np.where(index["uid"][found] == wanted, index["row"][found], -1)
+        rows = places(np.asarray(uids, np.uint64), index["uid"])
+        rows[rows >= 0] = index["row"][rows[rows >= 0]]
+        return rows
 
     def is_bad(self, uid: int) -> bool:
         """Whether the sample is one that could not be read when the store was made."""
-        return bool(_among(np.array([uid], np.uint64), self._index()["bad"])[0])
+        return bool(places(np.array([uid], np.uint64), self._index()["bad"])[0] >= 0)
 
     def image(self, rows: np.ndarray, views: np.ndarray | int = 0) -> np.ndarray:
         """Image embeddings f32[n, D] of `rows` i64[n], each of its view i64[n] in [0, V)."""
@@ -118,7 +116,7 @@ class TeacherStore:
         a few samples, which it reads, have no caption but those of the store. synthetic: and no generated one, either."""
         uids, indices = distinct_samples(source)
         index = self._index()
-        missing = np.flatnonzero(~(_among(uids, index["uid"]) | _among(uids, index["bad"])))
+        missing = np.flatnonzero((places(uids, index["uid"]) < 0) & (places(uids, index["bad"]) < 0))
         if len(missing):
             made = self.manifest.source
             examples = ", ".join(f"{uids[i]} in {source.shard(int(indices[i]))}" for i in missing[:3])
@@ -179,11 +177,3 @@ class TeacherStore:
                     said = time.monotonic()
                     _log.info("%s: %d of %d shards are checked", self.folder, done, len(manifest.shards))
         check_index(self.folder, manifest, verify=verify)
-
-
-def _among(wanted: np.ndarray, ascending: np.ndarray) -> np.ndarray:
-    """Which of u64[n] are in u64[m]: bool[n]."""
-    if not len(ascending):
-        return np.zeros(wanted.shape, bool)
-    found = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
-    return ascending[found] == wanted
