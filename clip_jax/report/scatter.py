@@ -31,7 +31,9 @@ def scatter(points: Sequence[Point], *, what: str, x_label: str, level: float | 
     def draw(_: Any, axes: Any) -> None:
         for point in points:
             mark = MARKERS[point.color % len(MARKERS)]
-            axes.plot([point.x], [100 * point.y], mark, color=LINES[point.color % len(LINES)], markersize=8)
+            axes.plot(
+                [point.x], [100 * point.y], mark, color=LINES[point.color % len(LINES)], markersize=8, clip_on=False
+            )
         if level is not None:
             axes.axhline(100 * level, color=MUTED, linestyle=":", linewidth=1.2)
         _scales(axes, points, x_label)
