@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +66,18 @@ class TrainConfig:
 class Plan:
     """Mesh, optimizer, placement and the compiled step of an experiment; holds no arrays.
 
-    offers: what is known of each of config.teachers; clip_jax.teaching.open_teachers finds it. Raises ValueError for whatever
+    offers: what is known of each of config.teachers; clip_jax.teaching.open_teachers finds it. devices: of the mesh, by
+    default all there are; those of a pod that is only described will do to compile for it. Raises ValueError for whatever
     in the config cannot work.
     """
 
-    def __init__(self, config: TrainConfig, offers: Mapping[str, Offer] | None = None):
+    def __init__(
+        self, config: TrainConfig, offers: Mapping[str, Offer] | None = None, devices: Sequence[Any] | None = None
+    ):
         self.offers = dict(offers or {})
         _check(config, self.offers)
         self.config = config
-        self.mesh = sharding.make_mesh(config.mesh)
+        self.mesh = sharding.make_mesh(config.mesh, devices)
         sharding.split_batch(config.batch_size, self.mesh)
         params = jax.eval_shape(self.init_params, jax.random.key(0))
         self.tx = with_masks(make_optimizer(config.optim, config.steps, without_masks(params)), config.masks)
