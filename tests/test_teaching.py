@@ -45,7 +45,7 @@ from clip_jax.teaching import Teachers, open_teachers
 from clip_jax.terms import TermOptions
 from clip_jax.train import train
 from tests import small_config
-from tests.data.test_teacher_store import rewrite
+from tests.handmade_store import rewrite
 from tests.small_store import SAMPLES, write_store
 from tests.small_teacher import TEACHER, write_teacher
 
