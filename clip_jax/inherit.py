@@ -142,7 +142,7 @@ def _indices(where: str, given: Sequence[int], count: int, among: int, again: in
         given = range(count)
     if len(given) != count:
         raise ValueError(
-            f"{where} names {len(given)} of the teacher's; the student has {count}: give so many, or () for the default"
+            f"{where} names {len(given)} of the teacher's; the student has {count}: name {count}, or () for the default"
         )
     if wrong := [index for index in given if not 0 <= index < among]:
         raise ValueError(f"{where} names {wrong[0]}; the teacher's are numbered from 0 to {among - 1}")

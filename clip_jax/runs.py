@@ -122,6 +122,8 @@ def load_run(folder: Path, *, weights: Weights = "auto", step: int | None = None
             f"{folder} was trained without masks; train with config.masks, as configs/distill_tinyclip_masks.py does, or let "
             "config.inherit cut a student out of it"
         )
+    if config.masks.on and not masks:
+        _log.warning("%s was trained under masks, and here is without; clip-jax shrink cuts its student out", folder)
     if not (folder / CHECKPOINTS).is_dir():
         raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first")
     mesh = sharding.make_mesh(MeshConfig())

@@ -4,8 +4,8 @@
     clip-jax train --config configs/distill_tinyclip.py:STORE --workdir runs/tinyclip
 
 First weights: every r-th layer (0, r, 2r, ...; r = layers of the teacher // of the student), the first channels, heads and units.
-Other choices are --config.inherit.image.layers=(0,1,2,3,4,5) and the like. The store names the teacher's weights;
-where they have moved, --config.inherit.model=TEACHER says so.
+Other choices are "--config.inherit.image.layers=(0,1,2,3,4,5)" and the like, in quotes for the shell. The store names the
+teacher's weights; where they have moved, --config.inherit.model=TEACHER says so.
 
 Automatic inheritance lets masks choose instead: configs/distill_tinyclip_masks.py is the first of its two stages.
 """

@@ -22,7 +22,7 @@ from clip_jax.models.sparsity import init_multipliers
 from clip_jax.models.vit import VisionConfig
 from clip_jax.optim import OptimConfig
 from clip_jax.run_folder import CHECKPOINTS
-from clip_jax.runs import write_config
+from clip_jax.runs import load_run, write_config
 from clip_jax.shrink import TowerSize, shrunk
 from clip_jax.state import TrainState
 from tests.models.test_siglip import with_towers
@@ -92,6 +92,11 @@ def test_masks_that_have_not_closed_are_told_of(model: CLIPConfig, params: Tree,
     said = capsys.readouterr().out
     assert "kept: 100% of the image tower; the masks were to keep 25% of each" in said
     assert "That is far more: the masks had not closed yet" in said
+
+
+def test_a_masked_run_opened_as_another_is_told_of(run: Path, caplog: pytest.LogCaptureFixture):
+    assert "masks" not in load_run(run, weights="raw").params
+    assert "was trained under masks, and here is without; clip-jax shrink" in caplog.text
 
 
 def test_what_cannot_be_shrunk(run: Path, model: CLIPConfig, params: Tree, tmp_path: Path):
