@@ -133,8 +133,8 @@ def test_another_grid_resizes_positions(teacher: CLIPConfig, given: Tree):
 
 
 def embeddings(config: CLIPConfig, params: Tree, batch: Tree) -> tuple[np.ndarray, np.ndarray]:
-    image = reference.image_embeddings(config, params, normalized(config, batch["image"][:3]))
-    return image, reference.text_embeddings(config, params, batch["text"][:3])
+    image = reference.image_embeddings(config, params, normalized(config, batch["image"][:4]))
+    return image, reference.text_embeddings(config, params, batch["text"][:4])
 
 
 def test_lost_units_that_were_zero_change_nothing(teacher: CLIPConfig, small_batch: Tree):

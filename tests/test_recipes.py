@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -288,12 +287,8 @@ def test_half_a_resnet() -> None:
 
 
 def test_generated_captions_are_found_in_mixtures() -> None:
-    mixture: Mapping[bool, MixtureConfig] = {
-        found: MixtureConfig(parts=(Weighted(weight=1, source=WRITTEN if found else GLYPHS),))
-        for found in (True, False)
-    }
-    assert has_synthetic(mixture[True])
-    assert not has_synthetic(mixture[False])
+    for source, found in ((WRITTEN, True), (GLYPHS, False)):
+        assert has_synthetic(MixtureConfig(parts=(Weighted(weight=1, source=source),))) == found
     assert not has_synthetic(DigitsConfig())
 
 

@@ -30,11 +30,10 @@ from clip_jax.models.masks import BOUNDS, expectation, init_masks, masked, open_
 from clip_jax.models.sparsity import expected_parameters, parameters_of, penalty, sparsity, target_at
 from clip_jax.shrink import TowerSize, choice_of, shrunk, sizes_of
 from tests.conftest import QUICK_COMPILE
-from tests.models import reference
 from tests.models.test_siglip import CONFIG as SIGLIP
 from tests.models.test_siglip import with_towers
-from tests.models.test_towers import encode, normalized
-from tests.test_inherit import random_params
+from tests.models.test_towers import encode
+from tests.test_inherit import embeddings, random_params
 
 Tree = dict[str, Any]
 
@@ -67,11 +66,6 @@ def hard_masks(config: CLIPConfig, sizes: dict[str, TowerSize]) -> Tree:
 
 
 SIZES = {"visual": TowerSize(width=16, hidden=37), "text": TowerSize(width=24, hidden=50)}
-
-
-def embeddings(config: CLIPConfig, params: Tree, batch: Tree) -> tuple[np.ndarray, np.ndarray]:
-    image = reference.image_embeddings(config, params, normalized(config, batch["image"][:4]))
-    return image, reference.text_embeddings(config, params, batch["text"][:4])
 
 
 def test_hard_masks_are_the_smaller_model(large: CLIPConfig, params: Tree, small_batch: Tree):
