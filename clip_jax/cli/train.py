@@ -20,11 +20,19 @@ Trains, or goes on with the run in DIR where it holds a checkpoint. Ctrl-C and S
 
 
 def main(argv: list[str]) -> int:
-    """Exit code 0 for a run that is complete or was told to stop."""
+    """Exit code: 0 for a run that is complete, --stopped_code for one that was told to stop."""
     values = flags.FlagValues()
     argv, edited = take_config(values, argv)
     workdir_flag = flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     dry_run = flags.DEFINE_bool("dry_run", False, "print parameters, placement, memory, schedule", flag_values=values)
+    stopped_code = flags.DEFINE_integer(
+        "stopped_code",
+        0,
+        "exit code of a run that was told to stop; launchers start it again",
+        0,
+        255,
+        flag_values=values,
+    )
     define_process_flags(values)
     if extra := parse(values, argv, USAGE):
         raise ValueError(f"unexpected {extra}; see clip-jax train --help")
@@ -40,4 +48,4 @@ def main(argv: list[str]) -> int:
     if jax.process_index() == 0:
         what = "finished" if done.complete else "stopped, saved; the same command goes on"
         print(f"{what} at step {done.step:,} of {config.steps:,}; everything is in {workdir}")
-    return 0
+    return 0 if done.complete else stopped_code.value
