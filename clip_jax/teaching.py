@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from clip_jax import sharding, tree
-from clip_jax.data.centroids import class_centroids
-from clip_jax.data.source import BadSample, Source
+from clip_jax.data.centroids import class_centroids, first_samples
+from clip_jax.data.source import Source
 from clip_jax.data.taught import Taught, check_generated
 from clip_jax.data.teacher_manifest import MANIFEST, view_differences
 from clip_jax.data.teacher_store import TeacherStore
@@ -230,22 +230,11 @@ def _centroids(store: TeacherStore, source: Source | None) -> np.ndarray:
         return np.zeros((1, store.manifest.teacher.embed_dim), np.float32)
     if not source.classes:
         raise ValueError(f"source {source.name!r} has no classes; centroids need labelled samples")
-    uids, labels, found = [], [], np.zeros(len(source.classes), np.int64)
-    for index in range(len(source)):
-        if found.min() >= _SEARCHED:
-            break
-        try:
-            sample = source[index]
-        except BadSample:
-            continue
-        if sample.label is not None and found[sample.label] < _SEARCHED:
-            uids.append(sample.uid)
-            labels.append(sample.label)
-            found[sample.label] += 1
-    rows = store.rows(np.array(uids, np.uint64))
+    uids, labels = first_samples(source, _SEARCHED)
+    rows = store.rows(uids)
     kept = rows >= 0
     images = store.image(rows[kept], np.zeros(int(kept.sum()), np.int64))
-    return class_centroids(images, np.array(labels, np.int64)[kept], len(source.classes), first=_SEARCHED)
+    return class_centroids(images, labels[kept], len(source.classes), first=_SEARCHED)
 
 
 @contextlib.contextmanager

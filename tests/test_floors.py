@@ -30,7 +30,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "data.source",
             "data.files",
             "data.mapped",
-            "data.centroids",
             "data.tars",
             "data.tfds_fields",
             "data.glyph_words",
@@ -45,6 +44,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("writers", "data.teacher_shards"),
         *(
             "data.images",
+            "data.centroids",
             "data.digits",
             "data.table",
             "data.tfds",

@@ -1,8 +1,38 @@
 """Class centroids of a teacher's embeddings, the targets of CLIP-Embed-KD."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
+from clip_jax.data.source import BadSample, Source
+
 _NAMED = 10  # classes that an error lists
+_BLOCK = 1024  # samples read at once
+_THREADS = min(32, os.cpu_count() or 1)
+
+
+def first_samples(source: Source, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """(uids u64[n], labels i64[n]) of the first `first` readable samples of each class, in the source's order."""
+    uids, labels, found = [], [], np.zeros(len(source.classes), np.int64)
+
+    def read(index: int) -> tuple[int, int | None]:
+        try:
+            sample = source[index]
+        except BadSample:
+            return 0, None
+        return sample.uid, sample.label
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(source), _BLOCK):
+            if found.min() >= first:
+                break
+            for uid, label in pool.map(read, range(start, min(start + _BLOCK, len(source)))):
+                if label is not None and found[label] < first:
+                    uids.append(uid)
+                    labels.append(label)
+                    found[label] += 1
+    return np.array(uids, np.uint64), np.array(labels, np.int64)
 
 
 def class_centroids(embeddings: np.ndarray, labels: np.ndarray, classes: int, first: int = 100) -> np.ndarray:

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from clip_jax.data.centroids import class_centroids
+from clip_jax.data import centroids
+from clip_jax.data.centroids import class_centroids, first_samples
+from clip_jax.data.source import BadSample, Sample
 
 
 def test_means_of_the_first_samples_of_each_class():
@@ -25,6 +27,46 @@ def test_classes_with_fewer_samples_and_one_hundred_by_default():
     labels = np.array([0] * 150 + [1])
     np.testing.assert_allclose(class_centroids(embeddings, labels, 2), [[1, 0], [1, 0]])
     np.testing.assert_allclose(class_centroids(embeddings, labels, 2, first=150)[0, 1], 1, rtol=1e-5)
+
+
+class Labelled:
+    """Samples of the labels 0, 1, 2, 0, ...; every fifth cannot be read, every seventh has no label."""
+
+    name, classes = "labelled", ("a", "b", "c")
+
+    def __init__(self, count: int):
+        self.count, self.read = count, []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        self.read.append(index)
+        if index % 5 == 0:
+            raise BadSample("torn")
+        label = None if index % 7 == 0 else index % 3
+        return Sample(uid=index + 100, image=b"", captions=(), label=label)
+
+    def shard(self, index: int) -> str:
+        return ""
+
+    def uid(self, index: int) -> int:
+        return index + 100
+
+
+@pytest.mark.parametrize("block", [1, 8, 1000])
+def test_the_first_samples_of_each_class_in_the_sources_order(block, monkeypatch):
+    monkeypatch.setattr(centroids, "_BLOCK", block)
+    source = Labelled(100)
+    good = [index for index in range(100) if index % 5 and index % 7]
+    for first in (1, 6, 50):
+        source.read.clear()
+        uids, labels = first_samples(source, first)
+        chosen = sorted(index for label in range(3) for index in [i for i in good if i % 3 == label][:first])
+        assert (uids.tolist(), labels.tolist()) == ([i + 100 for i in chosen], [i % 3 for i in chosen])
+        assert (uids.dtype, labels.dtype) == (np.uint64, np.int64)
+        last = chosen[-1] + 1 if first < 50 else 100
+        assert len(source.read) == min(100, -(-last // block) * block)  # and no more
 
 
 def test_mapped_embeddings(tmp_path):
