@@ -12,11 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from clip_jax import tree
 from clip_jax.inherit import InheritConfig, TowerChoice, inherit
 from clip_jax.models.clip import CLIPConfig, abstract_params
 from clip_jax.models.cut import size_of
 from clip_jax.models.masks import Masks, expectation, masked
 from clip_jax.models.resnet import ResNetConfig
+from clip_jax.models.sparsity import parameters_of
 from clip_jax.models.text import TextConfig
 from clip_jax.models.vit import VisionConfig
 
@@ -35,17 +37,22 @@ class TowerSize:
 def sizes_of(masks: Masks, config: CLIPConfig) -> dict[str, TowerSize]:
     """Of each masked tower the size that keeps about as many parameters as its masks do.
 
-    The width is the multiple of the head size nearest to the geometric mean of the open channels and the open heads'
-    width (an attention has 4 times their product of parameters); hidden is the open units' mean over layers. Open means
-    the sum of z, without noise.
+    hidden is the open units' mean over layers; the width is the multiple of the head size with which the tower's
+    parameters come nearest to those under the masks. Open means the sum of z, without noise.
     """
-    sizes = {}
-    for name, z in jax.device_get(expectation(masks)).items():
-        head = size_of(_tower(name, config)).head
-        wide, high = float(z["channels"].sum()), float(z["heads"].sum(1).mean()) * head
-        heads = max(1, min(round(math.sqrt(wide * high) / head), z["heads"].shape[1]))
-        sizes[name] = TowerSize(width=heads * head, hidden=max(1, round(float(z["units"].sum(1).mean()))))
+    z = expectation(masks)
+    kept, sizes = jax.device_get(parameters_of(z, config)), {}
+    for name, parts in jax.device_get(z).items():
+        head, hidden = size_of(_tower(name, config)).head, max(1, round(float(parts["units"].sum(1).mean())))
+        sizes[name] = min(
+            (TowerSize(width=heads * head, hidden=hidden) for heads in range(1, parts["heads"].shape[1] + 1)),
+            key=lambda size, name=name, head=head: abs(_parameters(config, name, size, head) - kept[name]),
+        )
     return sizes
+
+
+def _parameters(config: CLIPConfig, name: str, size: TowerSize, head: int) -> int:
+    return tree.count(abstract_params(_resized(config, name, size, head))[name])
 
 
 def choice_of(masks: Masks, config: CLIPConfig, sizes: dict[str, TowerSize]) -> tuple[CLIPConfig, InheritConfig]:

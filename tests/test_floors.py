@@ -90,7 +90,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "interop.card_tables",
     ),
     (
-        *("models.sparsity", "shrink"),
+        "models.sparsity",
         "models.presets",
         "terms",
         "interop.proof.gate",
@@ -100,6 +100,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "masking",
+        "shrink",
         "objectives",
         "evals.embed",
         "evals.color_words",

@@ -56,8 +56,8 @@ def main(argv: list[str]) -> int:
     console.print(f"kept: {said}; the masks were to keep {goal:.0%} of each")
     if not wanted and max(masked.values()) > goal + _FAR:
         console.print(
-            "That is far more: the masks had not closed yet. Train them for more steps or with a higher masks.lr, or give sizes "
-            "here (--image_width, ...), which keep the widest open."
+            "That is far more: the masks had not closed yet, or no multiple of the head size comes nearer. Train them for more "
+            "steps or with a higher masks.lr, or give sizes here (--image_width, ...), which keep the widest open."
         )
     console.print(
         f"to train it on: configs/base.py:{destination} is its model with these weights; configs/distill_tinyclip.py takes a "

@@ -25,7 +25,7 @@ from clip_jax.masking import (
     with_masks,
     without_masks,
 )
-from clip_jax.models.clip import CLIPConfig, bind, count_parameters
+from clip_jax.models.clip import CLIPConfig, abstract_params, bind, count_parameters
 from clip_jax.models.masks import BOUNDS, expectation, init_masks, masked, open_probability, sample
 from clip_jax.models.sparsity import expected_parameters, parameters_of, penalty, sparsity, target_at
 from clip_jax.shrink import TowerSize, choice_of, shrunk, sizes_of
@@ -103,6 +103,17 @@ def test_the_student_keeps_the_widest_masks_of_each_layer(large: CLIPConfig):
     for width, said in ((12, "not a multiple of the head size 8"), (40, "not from 1 to the model's 32")):
         with pytest.raises(ValueError, match=said):
             choice_of(masks, large, {"visual": TowerSize(width=width, hidden=8)})
+
+
+def test_a_size_keeps_as_many_parameters_as_its_masks(large: CLIPConfig):
+    """Few channels under all heads, in a tower that is mostly its vocabulary: the width follows the parameters."""
+    wordy = with_towers(large, text={"vocab_size": 49408})
+    masks = jax.tree.map(np.array, init_masks(wordy, image=False, text=True))
+    masks["text"]["channels"][8:] = BOUNDS[0]
+    sizes = sizes_of(masks, wordy)
+    assert sizes == {"text": TowerSize(width=8, hidden=128)}
+    student = abstract_params(choice_of(masks, wordy, sizes)[0])["text"]
+    assert tree.count(student) == pytest.approx(float(parameters_of(expectation(masks), wordy)["text"]), rel=0.05)
 
 
 def test_draws_have_the_distribution_of_the_paper():
