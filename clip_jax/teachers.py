@@ -76,8 +76,8 @@ class Offer:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What one teacher says of a batch. image: unit-norm f32[B@(data, fsdp), D]; text, synthetic: the same of captions, or
-    None. scale, bias: of its logits, f32[]. centroids: unit-norm f32[C, D] of the classes, or None."""
+    """What one teacher says of a batch. image: unit-norm f32[B@(replica, data, fsdp), D]; text, synthetic: the same of
+    captions, or None. scale, bias: of its logits, f32[]. centroids: unit-norm f32[C, D] of the classes, or None."""
 
     image: jax.Array
     scale: jax.Array

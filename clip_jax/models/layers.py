@@ -13,33 +13,55 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from clip_jax.sharding import keep_batch_cut
+from clip_jax.sharding import cuts_along_model, keep_batch_cut
 
 _POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "block": None}
 
 
-class Linear(nnx.Module):
-    """y = x W + b. kernel: f32[in, out], normal with standard deviation `std`; bias: f32[out], zeros."""
+Cut = Literal[
+    "", "in", "out"
+]  # which features of a linear lie along the mesh axis `model`: none, its input's, its output's
 
-    def __init__(self, in_size: int, out_size: int, *, std: float, bias: bool = True, rngs: nnx.Rngs):
+
+class Linear(nnx.Module):
+    """y = x W + b. kernel: f32[in, out], normal with standard deviation `std`; bias: f32[out], zeros. cut: see linear."""
+
+    def __init__(self, in_size: int, out_size: int, *, std: float, bias: bool = True, cut: Cut = "", rngs: nnx.Rngs):
+        self.cut: Cut = cut
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (in_size, out_size), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((out_size,), jnp.float32)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., in] -> [..., out] in x's dtype."""
-        return linear(x, self.kernel[...], None if self.bias is None else self.bias[...])
+        return linear(x, self.kernel[...], None if self.bias is None else self.bias[...], cut=self.cut)
 
 
-def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, *, cut: Cut = "") -> jax.Array:
     """x W + b: [..., in], f32[in, out], f32[out] -> [..., out] in x's dtype.
 
+    cut "out": [B, in] -> [B, out@model]; "in": [B, in@model] -> [B, out], summed over the devices along model.
     Leading dimensions are flattened before the product: the bf16 weight gradient of a product over several leading
     dimensions is an order of magnitude slower on CPU, and nowhere faster.
     """
-    y = keep_batch_cut(x.reshape(-1, x.shape[-1])) @ kernel.astype(x.dtype)
+    y = keep_batch_cut(x.reshape(-1, x.shape[-1]), 1 if cut == "in" else None) @ kernel.astype(x.dtype)
     if bias is not None:
         y = y + bias.astype(x.dtype)[None]
-    return keep_batch_cut(y).reshape(*x.shape[:-1], kernel.shape[-1])
+    return keep_batch_cut(y, 1 if cut == "out" else None).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def linear_to_heads(x: jax.Array, kernel: jax.Array, bias: jax.Array, heads: int) -> jax.Array:
+    """x W + b by heads: [B, L, D], f32[D, P*H*K], f32[P*H*K] -> [B, L, P, H@model, K] in x's dtype.
+
+    Where heads divide along model, each device multiplies by its heads' columns only: those of q, of k and of v lie apart, so
+    the kernel itself is not cut there.
+    """
+    batch, length, width = x.shape
+    shape = (-1, heads, width // heads)
+    if not cuts_along_model(heads):
+        return linear(x, kernel, bias).reshape(batch, length, *shape)
+    kernel, bias = kernel.astype(x.dtype).reshape(width, *shape), bias.astype(x.dtype).reshape(1, *shape)
+    y = jnp.einsum("nd,dphk->nphk", keep_batch_cut(x.reshape(-1, width)), kernel) + bias
+    return keep_batch_cut(y, 2).reshape(batch, length, *y.shape[1:])
 
 
 class LayerNorm(nnx.Module):
@@ -110,15 +132,15 @@ class Attention(nnx.Module):
     def __init__(self, width: int, heads: int, *, causal: bool, out_std: float, rngs: nnx.Rngs):
         self.heads, self.causal = heads, causal
         self.qkv = Linear(width, 3 * width, std=width**-0.5, rngs=rngs)
-        self.out = Linear(width, width, std=out_std, rngs=rngs)
+        self.out = Linear(width, width, std=out_std, cut="in", rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, L, D] -> [B, L, D]."""
-        batch, length, width = x.shape
-        qkv = self.qkv(x).reshape(batch, length, 3, self.heads, width // self.heads)
+        assert self.qkv.bias is not None
+        qkv = linear_to_heads(x, self.qkv.kernel[...], self.qkv.bias[...], self.heads)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
-        return self.out(y.reshape(batch, length, width))
+        return self.out(y.reshape(x.shape))
 
 
 class MLP(nnx.Module):
@@ -126,8 +148,8 @@ class MLP(nnx.Module):
 
     def __init__(self, width: int, hidden: int, *, activation: str, out_std: float, rngs: nnx.Rngs):
         self.activation = activation
-        self.fc = Linear(width, hidden, std=(2 * width) ** -0.5, rngs=rngs)
-        self.proj = Linear(hidden, width, std=out_std, rngs=rngs)
+        self.fc = Linear(width, hidden, std=(2 * width) ** -0.5, cut="out", rngs=rngs)
+        self.proj = Linear(hidden, width, std=out_std, cut="in", rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, L, D] -> [B, L, D]."""

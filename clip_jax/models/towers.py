@@ -16,7 +16,7 @@ Tower = Callable[[Any, jax.Array], jax.Array]
 
 @functools.cache
 def tower(config: CLIPConfig, mesh: Mesh, name: Literal["image", "text"]) -> Tower:
-    """(params, batch [B@(data, fsdp), ...]) -> unit-norm f32[B, E] on every device, jitted.
+    """(params, batch [B@(replica, data, fsdp), ...]) -> unit-norm f32[B, E] on every device, jitted.
 
     Kept, so that a model evaluated every few hundred steps, or loaded twice, compiles once. With dtype "float32" the
     products are in float32 on every device; GPUs and TPUs would by default round their factors to fewer bits.
@@ -24,7 +24,8 @@ def tower(config: CLIPConfig, mesh: Mesh, name: Literal["image", "text"]) -> Tow
 
     def run(params: Any, batch: jax.Array) -> jax.Array:
         model = bind(config, params)
-        with jax.default_matmul_precision("highest") if config.dtype == "float32" else contextlib.nullcontext():
+        exact = jax.default_matmul_precision("highest") if config.dtype == "float32" else contextlib.nullcontext()
+        with exact, jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return model.encode_image(batch) if name == "image" else model.encode_text(batch)
 
     return jax.jit(run, out_shardings=replicated(mesh))

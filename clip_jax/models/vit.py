@@ -17,7 +17,7 @@ from clip_jax.models.layers import (
     activation_of,
     check_mlp_ratio,
     check_sizes,
-    linear,
+    linear_to_heads,
     run_blocks,
     stacked_blocks,
 )
@@ -113,19 +113,19 @@ class AttentionPool(nnx.Module):
         self.heads = config.heads
         self.probe = nnx.Param(width**-0.5 * jax.random.normal(rngs.params(), (width,), jnp.float32))
         self.qkv = Linear(width, 3 * width, std=width**-0.5, rngs=rngs)
-        self.out = Linear(width, width, std=width**-0.5, rngs=rngs)
+        self.out = Linear(width, width, std=width**-0.5, cut="in", rngs=rngs)
         self.ln = LayerNorm(width, config.norm_eps)
         self.mlp = MLP(width, config.hidden, activation=config.activation, out_std=width**-0.5, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, L, D] -> [B, D]."""
-        batch, length, width = x.shape
+        batch, _, width = x.shape
         head = width // self.heads
         assert self.qkv.bias is not None
         kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
         query = self.probe[...] @ kernel[:, :width] + bias[:width]
         q = jnp.broadcast_to(query.astype(x.dtype).reshape(1, 1, self.heads, head), (batch, 1, self.heads, head))
-        kv = linear(x, kernel[:, width:], bias[width:]).reshape(batch, length, 2, self.heads, head)
+        kv = linear_to_heads(x, kernel[:, width:], bias[width:], self.heads)
         y = self.out(jax.nn.dot_product_attention(q, kv[:, :, 0], kv[:, :, 1]).reshape(batch, width))
         return y + self.mlp(self.ln(y))
 
