@@ -36,6 +36,11 @@ def check_objective(
             )
     if not any(max(_ends(weight)) > 0 for weight in config.weights.values()):
         raise ValueError(f"objective.weights {dict(config.weights)} sum to zero; nothing would be learned")
+    if config.chunk < 1:
+        raise ValueError(f"objective.chunk is {config.chunk}; it must be at least 1 column of logits")
+    if config.form != "gathered" and config.needs("gathered"):
+        whole = [name for name, term in config.used.items() if "gathered" in term.needs]
+        raise ValueError(f"objective {whole} holds all logits at once; set objective.form='gathered', or leave it out")
     if config.weights.get("sigmoid") and not has_bias:
         raise ValueError(
             "objective 'sigmoid' needs a model with logit_bias: most pairs do not match, and without it the first steps "

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from clip_jax.losses.collect import Form, GlobalBatch
 from clip_jax.models.clip import unit
 from clip_jax.projections import Sizes, project
 from clip_jax.sharding import BATCH
@@ -36,10 +37,14 @@ class Ramp:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """weights: name of a term (the keys of clip_jax.terms.TERMS) -> its weight in the sum, a number or a Ramp over steps.
-    A term against several teachers is summed over them by the teachers' weights. options: of single terms."""
+    A term against several teachers is summed over them by the teachers' weights. options: of single terms. form: how terms
+    over all pairs of the batch come by it, see clip_jax.losses.collect.GlobalBatch; "ring" for the largest batches. chunk:
+    columns of logits a device holds at a time, in the forms "chunked" and "ring"."""
 
     weights: Mapping[str, float | Ramp] = dataclasses.field(default_factory=lambda: {"info_nce": 1.0})
     options: TermOptions = TermOptions()
+    form: Form = "gathered"
+    chunk: int = 1024
 
     @property
     def used(self) -> dict[str, Term]:
@@ -111,6 +116,7 @@ def objective(
     lessons = {name: _rows_of(student, own, targets[name], heads.get(name, {})) for name in teachers}
     scalars = {name: (one.scale, one.bias, one.centroids) for name, one in targets.items()}
     factors = {"scale": student.scale, "bias": student.bias}
+    batch = GlobalBatch(axes=BATCH, form=config.form, chunk=config.chunk)
 
     def terms(own: Any, lessons: Any, factors: Any, scalars: Any, heads: Any) -> dict[str, jax.Array]:
         pupil = Student(**own, **factors)
@@ -124,11 +130,11 @@ def objective(
                 weight=teachers[name].weight,
                 heads=heads.get(name, {}),
                 options=config.options,
-                axes=BATCH,
+                batch=batch,
             )
             for name, seen in lessons.items()
         }
-        return _values(config, pupil, taught, teachers)
+        return _values(config, pupil, taught, teachers, batch)
 
     mapped = jax.shard_map(terms, mesh=mesh, in_specs=(rows, rows, whole, whole, whole), out_specs=whole)
     raw = mapped(own, lessons, factors, scalars, dict(heads))
@@ -146,12 +152,16 @@ def weight_at(weight: float | Ramp, step: jax.Array) -> jax.Array:
 
 
 def _values(
-    config: ObjectiveConfig, student: Student, lessons: Mapping[str, Lesson], teachers: Mapping[str, TeacherConfig]
+    config: ObjectiveConfig,
+    student: Student,
+    lessons: Mapping[str, Lesson],
+    teachers: Mapping[str, TeacherConfig],
+    batch: GlobalBatch,
 ) -> dict[str, jax.Array]:
     raw: dict[str, jax.Array] = {}
     for name, term in config.used.items():
         if term.of == "student":
-            raw[name] = term.value(student, BATCH)
+            raw[name] = term.value(student, batch)
             continue
         served = [lessons[teacher] for teacher in serving(name, teachers)]
         if term.of == "teachers":

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from clip_jax.losses.anchors import cross_kd, icl
 from clip_jax.losses.centroids import centroid, classification, full_teacher
-from clip_jax.losses.collect import Axes
+from clip_jax.losses.collect import GlobalBatch
 from clip_jax.losses.confidence import csd_features, csd_relations
 from clip_jax.losses.contrastive import info_nce
 from clip_jax.losses.dark import dark_match, dark_rest
@@ -86,7 +86,7 @@ class Lesson:
     weight: float
     heads: Mapping[str, Any]
     options: TermOptions
-    axes: Axes
+    batch: GlobalBatch
 
     def factor(self, name: str) -> jax.Array:
         """A learned factor on cosines."""
@@ -100,10 +100,10 @@ class Lesson:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Term:
-    """of: what `value` takes: "student" (Student, axes), "teacher" (Lesson) or "teachers" (all Lessons at once).
+    """of: what `value` takes: "student" (Student, GlobalBatch), "teacher" (Lesson) or "teachers" (all Lessons at once).
 
     needs: of "text" (the teacher's), "projection" (equal sizes), "synthetic", "masked", "label", "centroids", "bias" (the
-    student's), "clamp" (a bounded logit scale). heads: what it learns.
+    student's), "clamp" (a bounded logit scale), "gathered" (that form of the objective). heads: what it learns.
     """
 
     value: Callable[..., jax.Array]
@@ -119,93 +119,95 @@ def _pairs(of: Student | Targets, captions: Captions = "text") -> Pairs:
     return Pairs(of.image, getattr(of, captions), of.scale, of.bias)
 
 
-def _alone(loss: Callable[..., jax.Array], captions: Captions = "text") -> Callable[[Student, Axes], jax.Array]:
+def _alone(loss: Callable[..., jax.Array], captions: Captions = "text") -> Callable[[Student, GlobalBatch], jax.Array]:
     """Of a loss of the student's pairs."""
-    return lambda x, axes: loss(_pairs(x, captions), axes=axes)
+    return lambda x, batch: loss(_pairs(x, captions), batch=batch)
 
 
 def _features(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
     """Of a loss of projected embeddings and their targets, in both modalities."""
-    return lambda x: loss((x.image, x.text), _pairs(x.teacher).embeddings, axes=x.axes)
+    return lambda x: loss((x.image, x.text), _pairs(x.teacher).embeddings, batch=x.batch)
 
 
 def _image(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
     """The same of images alone."""
-    return lambda x: loss(x.image, x.teacher.image, axes=x.axes)
+    return lambda x: loss(x.image, x.teacher.image, batch=x.batch)
 
 
 def _relations(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
     """Of a loss between the student's N x N logits and the teacher's, whose sizes may differ."""
-    return lambda x: loss(_pairs(x.student), _pairs(x.teacher), axes=x.axes)
+    return lambda x: loss(_pairs(x.student), _pairs(x.teacher), batch=x.batch)
 
 
 def _anchored(loss: Callable[..., jax.Array], head: str) -> Callable[[Lesson], jax.Array]:
     """Of a loss of projected embeddings and their targets under a learned factor."""
-    return lambda x: loss(x.under(head), _pairs(x.teacher).embeddings, axes=x.axes)
+    return lambda x: loss(x.under(head), _pairs(x.teacher).embeddings, batch=x.batch)
 
 
 def _vertical(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
     """The same under two."""
     image, text = _VERTICAL
-    return lambda x: loss((x.image, x.text), _pairs(x.teacher).embeddings, x.factor(image), x.factor(text), axes=x.axes)
+    return lambda x: loss(
+        (x.image, x.text), _pairs(x.teacher).embeddings, x.factor(image), x.factor(text), batch=x.batch
+    )
 
 
 def _reinforced(captions: Captions = "text") -> Callable[[Sequence[Lesson]], jax.Array]:
     def value(lessons: Sequence[Lesson]) -> jax.Array:
         teachers = [(_pairs(x.teacher, captions), x.weight) for x in lessons]
-        return reinforcement(_pairs(lessons[0].student, captions), teachers, axes=lessons[0].axes)
+        return reinforcement(_pairs(lessons[0].student, captions), teachers, batch=lessons[0].batch)
 
     return value
 
 
 def _dark(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
-    return lambda x: loss(_pairs(x.student), _pairs(x.teacher), temperature=x.options.dark_temperature, axes=x.axes)
+    return lambda x: loss(_pairs(x.student), _pairs(x.teacher), temperature=x.options.dark_temperature, batch=x.batch)
 
 
 def _masked(x: Lesson) -> jax.Array:
-    return fd((x.masked, x.text), _pairs(x.teacher).embeddings, axes=x.axes)
+    return fd((x.masked, x.text), _pairs(x.teacher).embeddings, batch=x.batch)
 
 
 def _gradients(x: Lesson) -> jax.Array:
-    return gd(Pairs(x.image, x.text, x.student.scale), _pairs(x.teacher), axes=x.axes)
+    return gd(Pairs(x.image, x.text, x.student.scale), _pairs(x.teacher), batch=x.batch)
 
 
 def _cross(x: Lesson) -> jax.Array:
-    return cross_kd(x.under("cross_scale"), _pairs(x.teacher), axes=x.axes)
+    return cross_kd(x.under("cross_scale"), _pairs(x.teacher), batch=x.batch)
 
 
 def _fused(x: Lesson) -> jax.Array:
     kernels = x.heads["image_fusion"]["kernel"], x.heads["text_fusion"]["kernel"]
-    return afd(x.under("fusion_scale"), _pairs(x.teacher).embeddings, *kernels, axes=x.axes)
+    return afd(x.under("fusion_scale"), _pairs(x.teacher).embeddings, *kernels, batch=x.batch)
 
 
 def _affinity(x: Lesson) -> jax.Array:
     pinned = {"scale": jnp.float32(x.options.affinity_scale)} if x.options.affinity_scale else {}
-    return affinity(_pairs(x.student)._replace(**pinned), _pairs(x.teacher)._replace(**pinned), axes=x.axes)
+    return affinity(_pairs(x.student)._replace(**pinned), _pairs(x.teacher)._replace(**pinned), batch=x.batch)
 
 
 def _csd_features(x: Lesson) -> jax.Array:
-    return csd_features((x.image, x.text), _pairs(x.teacher), delta=x.options.huber_delta, axes=x.axes)
+    return csd_features((x.image, x.text), _pairs(x.teacher), delta=x.options.huber_delta, batch=x.batch)
 
 
 def _drrho(x: Lesson) -> jax.Array:
     both = _pairs(x.student).embeddings, _pairs(x.teacher).embeddings
-    return drrho(*both, temperature=x.options.drrho_temperature, axes=x.axes)
+    return drrho(*both, temperature=x.options.drrho_temperature, batch=x.batch)
 
 
 def _full_teacher(x: Lesson) -> jax.Array:
-    return full_teacher(x.image, x.teacher.image, x.factor("full_teacher_scale"), axes=x.axes)
+    return full_teacher(x.image, x.teacher.image, x.factor("full_teacher_scale"), batch=x.batch)
 
 
 def _centroid(x: Lesson) -> jax.Array:
     image, centroids = x.image, x.teacher.centroids
     if x.options.centroid_side == "teacher":
         image, centroids = x.student.image, project(centroids, x.heads["centroid_projection"])
-    return centroid(image, x.student.label, centroids, x.factor("centroid_scale"), axes=x.axes)
+    return centroid(image, x.student.label, centroids, x.factor("centroid_scale"), batch=x.batch)
 
 
 def _classification(x: Lesson) -> jax.Array:
-    return classification(affine(x.student.image, x.heads["classifier"]), x.student.label, axes=x.axes)
+    return classification(affine(x.student.image, x.heads["classifier"]), x.student.label, batch=x.batch)
 
 
 _BOTH = ("text", "projection")
@@ -221,7 +223,7 @@ TERMS: dict[str, Term] = {
     "fd": Term(value=_features(fd), needs=_BOTH),
     "fd_cosine": Term(value=_features(fd_cosine), needs=_BOTH),
     "mfd": Term(value=_masked, needs=(*_BOTH, "masked")),
-    "gd": Term(value=_gradients, needs=_BOTH),
+    "gd": Term(value=_gradients, needs=(*_BOTH, "gathered")),
     "icl": Term(value=_anchored(icl, "icl_scale"), needs=_BOTH, heads=("icl_scale",)),
     "afd": Term(value=_fused, needs=_BOTH, heads=("image_fusion", "text_fusion", "fusion_scale")),
     "cross_kd": Term(value=_cross, needs=_BOTH, heads=("cross_scale",)),

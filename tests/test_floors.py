@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "losses",
             "models",
         ),
-        *("tree", "tokenizer", "metrics", "ranking", "durable", "typed", "preemption", "state", "teachers"),
+        *("tree", "tokenizer", "metrics", "ranking", "durable", "typed", "preemption", "peers", "state", "teachers"),
         *(
             "data.source",
             "data.files",
@@ -37,7 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "data.clip_retrieval_files",
         ),
         *("evals.prompts", "interop.proof.outputs", "interop.proof.reference_math"),
-        *("losses.collect", "losses.sizes", "cli.start", "models.heads", "clock"),
+        *("losses.collect", "losses.reductions", "losses.sizes", "cli.start", "models.heads", "clock"),
     ),
     (  # placement, losses, optimizers, checkpoints, single sources
         *("tokenizer_file", "sharding", "optim", "checkpoint", "interop.rules", "losses.logits"),
@@ -53,6 +53,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "data.glyph_names",
         ),
     ),
+    ("losses.tiles",),
     ("losses.pairs", "data.teacher_manifest"),
     (
         *("losses.contrastive", "losses.sigmoid", "losses.robust", "losses.similarities", "losses.anchors"),

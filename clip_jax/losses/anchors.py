@@ -7,19 +7,19 @@ flows to the teacher. Both raise ValueError for sizes that differ.
 
 import jax
 
-from clip_jax.losses.collect import Axes, mean
+from clip_jax.losses.collect import HERE, GlobalBatch, mean
 from clip_jax.losses.pairs import Embeddings, Pairs, divergence, own_cross_entropy, swapped
 from clip_jax.losses.sizes import check_same_size
 
 
-def icl(student: Pairs, teacher: Embeddings, *, axes: Axes = ()) -> jax.Array:
+def icl(student: Pairs, teacher: Embeddings, *, batch: GlobalBatch = HERE) -> jax.Array:
     """1/2 [CE(k x y^') + CE(k y x^')], the mean over all N anchors: f32[]. Interactive contrastive learning."""
     among_texts, among_images = _anchored(student, teacher)
-    total = own_cross_entropy(among_texts, axes=axes) + own_cross_entropy(among_images, axes=axes)
-    return mean(total / 2, axes)
+    total = own_cross_entropy(among_texts, batch=batch) + own_cross_entropy(among_images, batch=batch)
+    return mean(total / 2, batch.axes)
 
 
-def cross_kd(student: Pairs, teacher: Pairs, *, axes: Axes = ()) -> jax.Array:
+def cross_kd(student: Pairs, teacher: Pairs, *, batch: GlobalBatch = HERE) -> jax.Array:
     """1/2 [KL(softmax(s^ x^ y^') // softmax(k x y^')) + KL(softmax(s^ y^ x^') // softmax(k y x^'))], mean over rows: f32[].
 
     teacher.scale is s^. In the official code only, with weight 0: each anchor ranks the teacher's embeddings as the
@@ -27,8 +27,8 @@ def cross_kd(student: Pairs, teacher: Pairs, *, axes: Axes = ()) -> jax.Array:
     """
     teacher = jax.lax.stop_gradient(teacher)
     among_texts, among_images = _anchored(student, teacher.embeddings)
-    total = divergence(teacher, among_texts, axes=axes) + divergence(swapped(teacher), among_images, axes=axes)
-    return mean(total / 2, axes)
+    total = divergence(teacher, among_texts, batch=batch) + divergence(swapped(teacher), among_images, batch=batch)
+    return mean(total / 2, batch.axes)
 
 
 def _anchored(student: Pairs, teacher: Embeddings) -> tuple[Pairs, Pairs]:

@@ -9,19 +9,19 @@ student's scale that may grow without limit, that sum has no lower bound. No gra
 import jax
 import jax.numpy as jnp
 
-from clip_jax.losses.collect import Axes, mean
+from clip_jax.losses.collect import HERE, GlobalBatch, mean
 from clip_jax.losses.pairs import Pairs, own_cross_entropy, soft_cross_entropy
 
 
-def dark_match(student: Pairs, teacher: Pairs, *, temperature: float, axes: Axes = ()) -> jax.Array:
+def dark_match(student: Pairs, teacher: Pairs, *, temperature: float, batch: GlobalBatch = HERE) -> jax.Array:
     """mean_i -p_ii log q_ii: f32[]."""
-    sure = jnp.exp(-own_cross_entropy(_softened(teacher, temperature), axes=axes))
-    return mean(sure * own_cross_entropy(student, axes=axes), axes)
+    sure = jnp.exp(-own_cross_entropy(_softened(teacher, temperature), batch=batch))
+    return mean(sure * own_cross_entropy(student, batch=batch), batch.axes)
 
 
-def dark_rest(student: Pairs, teacher: Pairs, *, temperature: float, axes: Axes = ()) -> jax.Array:
+def dark_rest(student: Pairs, teacher: Pairs, *, temperature: float, batch: GlobalBatch = HERE) -> jax.Array:
     """mean_i sum_{j != i} -p_ij log q_ij: f32[]; one pair alone costs 0."""
-    return mean(soft_cross_entropy(_softened(teacher, temperature), student, axes=axes, but_own=True), axes)
+    return mean(soft_cross_entropy(_softened(teacher, temperature), student, batch=batch, but_own=True), batch.axes)
 
 
 def _softened(teacher: Pairs, temperature: float) -> Pairs:

@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from clip_jax.losses.collect import Axes
+from clip_jax.losses.collect import HERE, GlobalBatch
 from clip_jax.losses.contrastive import info_nce
 from clip_jax.losses.pairs import Embeddings, Pairs
 
 
 def afd(
-    student: Pairs, teacher: Embeddings, image_kernel: jax.Array, text_kernel: jax.Array, *, axes: Axes = ()
+    student: Pairs, teacher: Embeddings, image_kernel: jax.Array, text_kernel: jax.Array, *, batch: GlobalBatch = HERE
 ) -> jax.Array:
     """1/2 [CE(f v u') + CE(f u v')], v = norm([x; x^] W_v), u = norm([y; y^] W_u), the mean over all N pairs: f32[].
 
@@ -19,7 +19,7 @@ def afd(
     ValueError where a kernel has not S + D rows.
     """
     image = _fused(student.image, teacher[0], image_kernel)
-    return info_nce(Pairs(image, _fused(student.text, teacher[1], text_kernel), student.scale), axes=axes)
+    return info_nce(Pairs(image, _fused(student.text, teacher[1], text_kernel), student.scale), batch=batch)
 
 
 def _fused(student: jax.Array, teacher: jax.Array, kernel: jax.Array) -> jax.Array:

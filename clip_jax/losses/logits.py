@@ -7,9 +7,13 @@ from clip_jax.losses.collect import Axes, gather, offset
 
 
 def logits_of(queries: jax.Array, keys: jax.Array, scale: jax.Array, *, axes: Axes = ()) -> jax.Array:
-    """scale q k' of this device's queries f32[n, E] and all devices' keys f32[N@axes, E]: f32[n, N]. In f32 always."""
-    keys = gather(keys, axes)
-    return scale * jnp.matmul(queries, keys.T, precision="highest", preferred_element_type=jnp.float32)
+    """scale q k' of this device's queries f32[n, E] and all devices' keys f32[N@axes, E]: f32[n, N]."""
+    return scale * products(queries, gather(keys, axes))
+
+
+def products(queries: jax.Array, keys: jax.Array) -> jax.Array:
+    """q k' of [n, E] and [c, E], in f32 from any type: f32[n, c]."""
+    return jnp.matmul(queries, keys.T, precision="highest", preferred_element_type=jnp.float32)
 
 
 def own_columns(rows: int, axes: Axes) -> jax.Array:

@@ -8,35 +8,45 @@ code uses logarithms of them as they are, 2.66 in place of 14.3). All raise Valu
 
 import jax
 
-from clip_jax.losses.collect import Axes, mean
+from clip_jax.losses.collect import HERE, GlobalBatch, mean
 from clip_jax.losses.pairs import Embeddings, Pairs, both_ways, divergence, own_cross_entropy
 from clip_jax.losses.sizes import check_same_size
 
 
 def vrd(
-    student: Embeddings, teacher: Embeddings, image_scale: jax.Array, text_scale: jax.Array, *, axes: Axes = ()
+    student: Embeddings,
+    teacher: Embeddings,
+    image_scale: jax.Array,
+    text_scale: jax.Array,
+    *,
+    batch: GlobalBatch = HERE,
 ) -> jax.Array:
     """1/2 [KL(A_T // A_I) + KL(A_T' // A_I')], softmaxes over rows, A_T without gradient: f32[].
 
     The relations of texts teach those of images, so a gradient flows to image and image_scale, a_I, alone.
     """
     of_images, of_texts = _vertical(student, teacher, image_scale, text_scale)
-    return mean(both_ways(divergence, jax.lax.stop_gradient(of_texts), of_images, axes=axes), axes)
+    return mean(both_ways(divergence, of_texts, of_images, batch=batch), batch.axes)
 
 
 def vrd_ce(
-    student: Embeddings, teacher: Embeddings, image_scale: jax.Array, text_scale: jax.Array, *, axes: Axes = ()
+    student: Embeddings,
+    teacher: Embeddings,
+    image_scale: jax.Array,
+    text_scale: jax.Array,
+    *,
+    batch: GlobalBatch = HERE,
 ) -> jax.Array:
     """1/2 [CE(A_I) + CE(A_I')] + 1/2 [CE(A_T) + CE(A_T')]: each sample knows its own embedding of the other model: f32[].
 
     It is in the official code only, and what teaches a_T; without it the target of `vrd` keeps its first scale.
     """
     of_images, of_texts = _vertical(student, teacher, image_scale, text_scale)
-    total = both_ways(own_cross_entropy, of_images, axes=axes) + both_ways(own_cross_entropy, of_texts, axes=axes)
-    return mean(total, axes)
+    total = both_ways(own_cross_entropy, of_images, batch=batch) + both_ways(own_cross_entropy, of_texts, batch=batch)
+    return mean(total, batch.axes)
 
 
-def xrd(student: Pairs, teacher: Embeddings, *, axes: Axes = ()) -> jax.Array:
+def xrd(student: Pairs, teacher: Embeddings, *, batch: GlobalBatch = HERE) -> jax.Array:
     """1/4 [KL(X2 // X1) + KL(X1 // X2) + KL(X1' // X2') + KL(X2' // X1')], the first of each without gradient: f32[].
 
     student.scale is a_x.
@@ -44,9 +54,9 @@ def xrd(student: Pairs, teacher: Embeddings, *, axes: Axes = ()) -> jax.Array:
     teacher_image, teacher_text = jax.lax.stop_gradient(teacher)
     one = _related(teacher_image, student.text, student.scale)
     two = _related(teacher_text, student.image, student.scale)
-    from_two = both_ways(divergence, jax.lax.stop_gradient(two), one, axes=axes)
-    from_one = both_ways(divergence, jax.lax.stop_gradient(one), two, axes=axes)
-    return mean((from_two + from_one) / 2, axes)
+    from_two = both_ways(divergence, two, one, batch=batch)
+    from_one = both_ways(divergence, one, two, batch=batch)
+    return mean((from_two + from_one) / 2, batch.axes)
 
 
 def _vertical(

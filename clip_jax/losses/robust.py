@@ -5,12 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from clip_jax.losses.collect import Axes, mean
+from clip_jax.losses.collect import HERE, GlobalBatch, mean
 from clip_jax.losses.pairs import Embeddings, Pairs, both_ways, log_mean_exp_margin
 
 
 def drrho(
-    student: Embeddings, teacher: Embeddings, *, temperature: float, eps: float = 1e-4, axes: Axes = ()
+    student: Embeddings, teacher: Embeddings, *, temperature: float, eps: float = 1e-4, batch: GlobalBatch = HERE
 ) -> jax.Array:
     """mean_i t log(eps + mean_{j != i} exp l_ij), the sum of both directions: f32[], at least 2 t log eps.
 
@@ -27,4 +27,4 @@ def drrho(
     sharp = jnp.float32(1 / temperature)
     reference = Pairs(*jax.lax.stop_gradient(teacher), sharp)
     cost = functools.partial(log_mean_exp_margin, eps=eps)
-    return 2 * temperature * mean(both_ways(cost, reference, Pairs(*student, sharp), axes=axes), axes)
+    return 2 * temperature * mean(both_ways(cost, reference, Pairs(*student, sharp), batch=batch), batch.axes)

@@ -1,6 +1,6 @@
 """What every loss must stand: a float64 reference, its finite differences, all meshes, a permutation, no gradient to teachers.
 
-A loss is called as `loss(*args, axes=...)`, with arrays only: `flat` makes such of one that takes Pairs; one that takes lists
+A loss is called as `loss(*args, batch=...)`, with arrays only: `flat` makes such of one that takes Pairs; one that takes lists
 gets a small function around it, at the top level of its test file, so that it is compiled once. `rows` names the arguments
 cut by rows over a mesh; the others are whole on each device. A mesh is (data, fsdp), and (0, 0) is none.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.losses.collect import Axes
+from clip_jax.losses.collect import HERE, GlobalBatch
 from clip_jax.losses.pairs import Pairs
 from clip_jax.sharding import BATCH, MeshConfig, make_mesh
 from tests.conftest import QUICK_COMPILE
@@ -50,10 +50,10 @@ def flat(loss: Callable[..., jax.Array], *groups: int, **settings: float) -> Cal
     def argument(*arrays: jax.Array) -> Any:
         return Pairs(*arrays) if len(arrays) > 2 else arrays if len(arrays) == 2 else arrays[0]
 
-    def of_arrays(*arrays: jax.Array, axes: Axes = ()) -> Any:
+    def of_arrays(*arrays: jax.Array, batch: GlobalBatch = HERE) -> Any:
         assert len(arrays) == sum(groups), f"{len(arrays)} arrays for {groups}"
         left = iter(arrays)
-        return loss(*(argument(*itertools.islice(left, count)) for count in groups), **settings, axes=axes)
+        return loss(*(argument(*itertools.islice(left, count)) for count in groups), **settings, batch=batch)
 
     return of_arrays
 
@@ -67,7 +67,7 @@ def loss_and_grads(loss: Callable[..., jax.Array], rows: tuple[int, ...], mesh: 
         if mesh[0]:
             devices = make_mesh(MeshConfig(data=mesh[0], fsdp=mesh[1]), jax.devices()[: mesh[0] * mesh[1]])
             cuts = tuple(jax.P(BATCH) if number in rows else jax.P() for number in range(len(args)))
-            cut_loss = functools.partial(loss, axes=BATCH)
+            cut_loss = functools.partial(loss, batch=GlobalBatch(axes=BATCH))
             of_all = jax.shard_map(cut_loss, mesh=devices, in_specs=cuts, out_specs=jax.P())
         floats = tuple(number for number, arg in enumerate(args) if jnp.issubdtype(arg.dtype, jnp.floating))
         value, grads = jax.value_and_grad(of_all, argnums=floats)(*args)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from clip_jax.losses import anchors, contrastive, features, fusion, gradients, sigmoid, similarities
+from clip_jax.losses.collect import HERE
 from clip_jax.losses.features import image_cosine, image_l1, image_mse
 from clip_jax.losses.pairs import Pairs
 from clip_jax.losses.similarities import reinforcement
@@ -41,18 +42,18 @@ afd, gd = flat(fusion.afd, 3, 2, 1, 1), flat(gradients.gd, 3, 3)
 fd, fd_cosine = flat(features.fd, 2, 2), flat(features.fd_cosine, 2, 2)
 
 
-def reinforced(*arrays, axes=()):
+def reinforced(*arrays, batch=HERE):
     student, *teachers = (Pairs(*arrays[first : first + 3]) for first in (0, 3, 6))
-    return reinforcement(student, list(zip(teachers, (0.5, 1.5), strict=True)), axes=axes)
+    return reinforcement(student, list(zip(teachers, (0.5, 1.5), strict=True)), batch=batch)
 
 
-def image_cosine_of_any(image, teacher_image, *, axes=()):
+def image_cosine_of_any(image, teacher_image, *, batch=HERE):
     """Of vectors of any length, as the reference is."""
-    return image_cosine(unit(image), unit(teacher_image), axes=axes)
+    return image_cosine(unit(image), unit(teacher_image), batch=batch)
 
 
-def fd_cosine_of_any(image, text, teacher_image, teacher_text, *, axes=()):
-    return fd_cosine(*map(unit, (image, text, teacher_image, teacher_text)), axes=axes)
+def fd_cosine_of_any(image, text, teacher_image, teacher_text, *, batch=HERE):
+    return fd_cosine(*map(unit, (image, text, teacher_image, teacher_text)), batch=batch)
 
 
 @dataclasses.dataclass(frozen=True)

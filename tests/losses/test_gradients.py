@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clip_jax.losses import contrastive, gradients
+from clip_jax.losses.collect import GlobalBatch
 from clip_jax.sharding import BATCH
 from tests.losses.checks import RELATED, flat, loss_and_grads, unit_rows
 
@@ -36,7 +37,10 @@ def by_autodiff(image, text, scale, teacher_image, teacher_text, teacher_scale):
 def on_mesh(mesh):
     rows, whole = jax.P(BATCH), jax.P()
     return jax.shard_map(
-        lambda *args: contrastive_gradients(*args, axes=BATCH), mesh=mesh, in_specs=(rows, rows, whole), out_specs=rows
+        lambda *args: contrastive_gradients(*args, batch=GlobalBatch(axes=BATCH)),
+        mesh=mesh,
+        in_specs=(rows, rows, whole),
+        out_specs=rows,
     )
 
 
