@@ -3,6 +3,7 @@
 No module below `clip_jax.data` imports JAX, so that worker processes start fast and take no device.
 """
 
+import atexit
 import dataclasses
 import functools
 import json
@@ -135,6 +136,7 @@ class _StreamReader:
         self._order = order.shuffle().repeat()
         self._min_side = taught.min_side(target, augmentation)
         self._maker = os.getpid()
+        _take_the_workers_along()
 
     def __setstate__(self, state: dict[str, Any]):
         self.__dict__.update(state)
@@ -184,7 +186,9 @@ class _StreamReader:
 
 @functools.cache  # once a process
 def _follow_the_parent() -> None:
-    """Makes this worker end when its parent is gone, even by kill -9, and leaves Ctrl-C to the parent."""
+    """Makes this worker end when its parent is gone, even by kill -9, and leaves Ctrl-C to the parent, and SIGTERM,
+    which Slurm sends to every process of a job: the parent needs its workers for the step at hand.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -195,6 +199,19 @@ def _follow_the_parent() -> None:
     threading.Thread(target=end, name="follow-the-parent", daemon=True).start()
     if threading.current_thread() is threading.main_thread():  # as it is in Grain's workers
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@functools.cache  # once a process
+def _take_the_workers_along() -> None:
+    """At the end of this process kills workers that still run: Python sends them SIGTERM, which they ignore, and waits."""
+
+    def end():
+        for child in multiprocessing.active_children():
+            if child.daemon:
+                child.kill()
+
+    atexit.register(end)
 
 
 class _Collate:

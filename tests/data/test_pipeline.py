@@ -234,7 +234,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc whether a process lives")
-def test_workers_leave_ctrl_c_to_the_parent_and_end_when_it_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ended_by", ["kill -9", "its last line"])
+def test_workers_leave_signals_to_the_parent_and_end_with_it(ended_by: str, tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(RUN)
     run = subprocess.Popen(
         [sys.executable, str(tmp_path / "run.py")],
@@ -249,11 +250,16 @@ def test_workers_leave_ctrl_c_to_the_parent_and_end_when_it_is_killed(tmp_path: 
         assert run.stdout is not None
         worker = int(run.stdout.readline())
         os.kill(worker, signal.SIGINT)
+        os.kill(worker, signal.SIGTERM)
         print(file=run.stdin, flush=True)
         assert run.stdout.readline() == "twenty more\n"
         assert _lives(worker)
-        run.kill()
-        run.wait()
+        if ended_by == "kill -9":
+            run.kill()
+        else:
+            run.stdin.close()
+            run.stdin = None
+        run.wait(30)
         deadline = time.monotonic() + 10
         while _lives(worker) and time.monotonic() < deadline:
             time.sleep(0.05)
