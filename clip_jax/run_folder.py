@@ -37,6 +37,12 @@ def has_checkpoints(workdir: Path) -> bool:
     return any((workdir / CHECKPOINTS).glob("[0-9]*"))
 
 
+def newest_step(workdir: Path) -> int:
+    """The step of the newest checkpoint; 0 where there is none."""
+    names = (folder.name for folder in (workdir / CHECKPOINTS).glob("[0-9]*"))
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
 def make_folder(workdir: Path) -> None:
     """Makes the folder. Raises ValueError for a URL, for a file, and where it cannot be written."""
     if "://" in str(workdir) or ":/" in str(workdir):

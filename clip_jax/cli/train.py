@@ -10,7 +10,9 @@ from clip_jax.cli.configs import parse, take_config, to_dataclass
 from clip_jax.cli.dry_run import print_plan
 from clip_jax.cli.start import define_process_flags, start
 from clip_jax.experiment import Plan
+from clip_jax.peers import watched
 from clip_jax.preemption import StopSignal
+from clip_jax.run_folder import newest_step
 from clip_jax.teaching import open_teachers
 from clip_jax.train import train
 
@@ -44,7 +46,8 @@ def main(argv: list[str]) -> int:
     if dry_run.value:
         print_plan(Plan(config, open_teachers(config).offers), Console())
         return 0
-    done = train(config, workdir, stop=StopSignal())
+    with watched(lambda: f"start the same command again, it goes on from step {newest_step(workdir):,}"):
+        done = train(config, workdir, stop=StopSignal())
     if jax.process_index() == 0:
         what = "finished" if done.complete else "stopped, saved; the same command goes on"
         print(f"{what} at step {done.step:,} of {config.steps:,}; everything is in {workdir}")
