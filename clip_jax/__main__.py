@@ -9,6 +9,7 @@ from pathlib import Path
 # command -> (module in clip_jax.cli, one line of help)
 COMMANDS = {
     "train": "train a model, or go on with a run",
+    "plan": "whether a config fits a pod, and how fast it would run there",
     "evaluate": "measure a run's checkpoint",
     "report": "draw a run as one HTML page",
     "shrink": "the student that a run under masks has chosen",

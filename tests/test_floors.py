@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "interop.proof",
             "losses",
             "models",
+            "plan",
         ),
         *("tree", "tokenizer", "metrics", "ranking", "durable", "typed", "preemption", "peers", "state", "teachers"),
         *(
@@ -38,10 +39,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         ),
         *("evals.prompts", "interop.proof.outputs", "interop.proof.reference_math"),
         *("losses.collect", "losses.reductions", "losses.sizes", "cli.start", "models.heads", "clock"),
+        *("plan.chips", "plan.hlo", "plan.products"),
     ),
     (  # placement, losses, optimizers, checkpoints, single sources
         *("tokenizer_file", "sharding", "optim", "checkpoint", "interop.rules", "losses.logits"),
-        *("writers", "data.teacher_shards"),
+        *("writers", "data.teacher_shards", "plan.collectives", "plan.traffic"),
         *(
             "data.images",
             "data.centroids",
@@ -119,13 +121,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "store_plan",
         "cli.configs",
         "cli.dry_run",
+        "plan.compiled",
         "interop.layouts.open_clip_config",
         "interop.card",
         "interop.folder",
     ),
-    ("report.read", "interop.layouts.open_clip", "store_writing"),
-    ("interop.recognize", "interop.write", "extract", "store_import"),
-    ("loading", "init_from", "interop.convert", "masked_run", "students"),
+    ("report.read", "interop.layouts.open_clip", "store_writing", "plan.child", "plan.times"),
+    ("interop.recognize", "interop.write", "extract", "store_import", "plan.fit"),
+    ("loading", "init_from", "interop.convert", "masked_run", "students", "plan.words"),
     ("teaching",),
     ("train",),
     ("report.svg", "report.render", "report.figures"),
@@ -135,7 +138,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report", "report.beside.drawings"),
     ("report.beside.page",),
     ("report.beside",),
-    ("cli.train", "cli.evaluate", "cli.report", "cli.convert", "cli.embed", "cli.shrink"),  # one command a file
+    (  # one command a file
+        *("cli.train", "cli.evaluate", "cli.report", "cli.convert", "cli.embed", "cli.shrink", "cli.plan"),
+    ),
     ("__main__",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -3,22 +3,10 @@
 from clip_jax.models.clip import CLIPConfig
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.vit import VisionConfig
+from clip_jax.plan.chips import CHIPS
 
-# Published peaks of dense bf16 products, FLOP/s a chip, by `jax.Device.device_kind`.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 2307e12,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
+# Published peaks of dense bf16 products, FLOP/s a device, by `jax.Device.device_kind`.
+PEAK_FLOPS = {kind: chip.flops / chip.halves for chip in CHIPS.values() for kind in chip.kinds}
 
 
 def macs_per_pair(config: CLIPConfig) -> int:

@@ -1,0 +1,153 @@
+"""What the devices of a compiled program send to each other: how much, along which mesh axes, how far, and how often."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from clip_jax.plan.hlo import Instruction, Program
+
+_KINDS = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute", "all-to-all")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collective:
+    """kind: as XLA calls it. axes: of the mesh, along which its groups reach. size: devices of a group. bytes: of the whole
+    array: gathered, reduced or passed on. times: runs a step. asynchronous: whether the compiler lets it run beside other
+    work. span: devices of a group along each axis of the torus. hops: links that a passed-on array crosses.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    size: int
+    bytes: int
+    times: int
+    asynchronous: bool
+    span: tuple[int, ...]
+    hops: int = 0
+
+    @property
+    def sent(self) -> float:
+        """Bytes a device sends in a step, by the ring algorithms: (g - 1) / g of the array, twice for an all-reduce."""
+        share = {"collective-permute": 1.0, "all-reduce": 2 * (self.size - 1) / self.size}
+        return self.times * self.bytes * share.get(self.kind, (self.size - 1) / self.size)
+
+
+def collectives(
+    program: Program, mesh: Mapping[str, int], places: Sequence[Sequence[int]], torus: Sequence[int]
+) -> list[Collective]:
+    """All of a program, those of one device alone left out. mesh: axis -> size. places: where each device of the mesh, in its
+    order, lies in a torus of these sizes."""
+    found, chains = [], set()
+    where = np.asarray(places)
+    for name, times in program.runs.items():
+        for one in program.computations[name]:
+            kind = one.opcode.removesuffix("-start")
+            if kind not in _KINDS or (chain := _chain(one)) in chains:
+                continue
+            if chain:  # an asynchronous collective is printed again in each fusion that it runs beside
+                chains.add(chain)
+            if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+                kind = "reduce-scatter"
+            pairs = _pairs(one)
+            groups = np.asarray(pairs) if pairs else _groups(one, mesh)
+            if groups.shape[1] < 2:
+                continue
+            size = len(where) if pairs else groups.shape[1]
+            members = where[groups[0]]
+            found.append(
+                Collective(
+                    kind=kind,
+                    axes=_axes(groups, mesh),
+                    size=size,
+                    bytes=_bytes(one, kind, size, whole=name.startswith("all-reduce-scatter")),
+                    times=times,
+                    asynchronous=bool(chain) or one.opcode.endswith("-start") or _inside_start(program, name),
+                    span=tuple(len(np.unique(along)) for along in members.T),
+                    hops=_hops(where, groups, torus) if pairs else 0,
+                )
+            )
+    return found
+
+
+def _chain(one: Instruction) -> str:
+    chain = re.search(r'chain_id="(\d+)"', one.rest)
+    return f"{chain[1]} {one.opcode} {one.shapes}" if chain else ""
+
+
+def _inside_start(program: Program, name: str) -> bool:
+    callers = (one for each in program.computations.values() for one in each if one.opcode == "async-start")
+    return any(name in one.called() for one in callers)
+
+
+def _bytes(one: Instruction, kind: str, size: int, *, whole: bool) -> int:
+    """Of the whole array; the result of a started operation holds its operand, too."""
+    if kind == "collective-permute":
+        return one.shapes[0].bytes if one.opcode.endswith("-start") else one.bytes
+    if kind == "all-gather" and one.opcode.endswith("-start"):
+        return one.bytes * size // (size + 1)
+    return one.bytes * size if kind == "reduce-scatter" and not whole else one.bytes
+
+
+def _pairs(one: Instruction) -> list[list[int]]:
+    pairs = re.search(r"source_target_pairs=\{(.*?\})\}", one.rest)
+    return [list(map(int, pair)) for pair in re.findall(r"\{(\d+),(\d+)\}", pairs[1])] if pairs else []
+
+
+def _groups(one: Instruction, mesh: Mapping[str, int]) -> np.ndarray:
+    """i32[groups, devices of each], of any of the three forms in which XLA prints them."""
+    count = int(np.prod(list(mesh.values())))
+    if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", one.rest):
+        shape, dims = (tuple(map(int, part.split(","))) for part in (iota[1], iota[2]))
+        order = tuple(map(int, iota[3].split(","))) if iota[3] else tuple(range(len(dims)))
+        return np.arange(np.prod(dims)).reshape(dims).transpose(order).reshape(shape)
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", one.rest):
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        return _along(sizes, re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", named[2]))
+    listed = re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", one.rest)
+    if not listed:
+        return np.arange(count)[None]
+    return np.asarray([list(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", listed[1])])
+
+
+def _along(sizes: Mapping[str, int], along: Sequence[tuple[str, str, str]]) -> np.ndarray:
+    """Groups along named axes; an axis may be one factor of a longer one, printed as 'axis':(product before)size."""
+    dims: list[tuple[str, int]] = []
+    for name, size in sizes.items():
+        factors = [(int(before), int(inner)) for axis, before, inner in along if axis == name and before]
+        left = size
+        for before, inner in sorted(factors):
+            if (outer := left * before // size) > 1:
+                dims.append(("", outer))
+            dims.append((f"{name}:{before}", inner))
+            left = size // (before * inner)
+        if left > 1 or not factors:
+            dims.append((name if not factors else "", left))
+    names = [f"{axis}:{before}" if before else axis for axis, before, _ in along]
+    inner = [place for wanted in names for place, (name, _) in enumerate(dims) if name == wanted]
+    outer = [place for place in range(len(dims)) if place not in inner]
+    shape = tuple(size for _, size in dims)
+    each = int(np.prod([shape[place] for place in inner]))
+    return np.arange(np.prod(shape)).reshape(shape).transpose(outer + inner).reshape(-1, each)
+
+
+def _axes(groups: np.ndarray, mesh: Mapping[str, int]) -> tuple[str, ...]:
+    """Along which any group's members differ."""
+    at = np.unravel_index(groups, tuple(mesh.values()))
+    return tuple(name for name, along in zip(mesh, at, strict=True) if (along != along[:, :1]).any())
+
+
+def _hops(where: np.ndarray, pairs: np.ndarray, torus: Sequence[int]) -> int:
+    """The longest way of any pair, around the torus where that is shorter."""
+    far = np.abs(where[pairs[:, 0]] - where[pairs[:, 1]])
+    sizes = np.asarray(torus)
+    return int(np.minimum(far, sizes - far).sum(axis=1).max())
+
+
+def by_kind_and_axes(found: Sequence[Collective]) -> Iterator[tuple[str, tuple[str, ...], float, int]]:
+    """(kind, axes, bytes a device sends in a step, operations in a step), most bytes first."""
+    keys = {(one.kind, one.axes) for one in found}
+    rows = [(*key, [one for one in found if (one.kind, one.axes) == key]) for key in keys]
+    totals = [(kind, axes, sum(one.sent for one in ones), sum(one.times for one in ones)) for kind, axes, ones in rows]
+    yield from sorted(totals, key=lambda row: -row[2])

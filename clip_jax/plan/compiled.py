@@ -1,0 +1,145 @@
+"""The training step of a config, compiled for a pod that need not be there, and what is read off the compiled program."""
+
+import dataclasses
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from clip_jax import sharding, tree
+from clip_jax.experiment import Plan, TrainConfig
+from clip_jax.objectives import Features, objective
+from clip_jax.plan.collectives import Collective, collectives
+from clip_jax.plan.hlo import parse
+from clip_jax.plan.products import product_flops
+from clip_jax.plan.traffic import cycles, hbm_bytes
+from clip_jax.projections import DISTILL
+from clip_jax.teachers import Offer
+
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """Figures of one compiled step; bytes and `*_flops` but for `products` are one device's.
+
+    parameters, optimizer, average, batch: what goes into the step, counted on the abstract arrays and their placement.
+    temporaries, code: the compiler's own count: activations, gradients, the loss's matrices and buffers at their peak.
+    loss: temporaries of the objective with its gradient, compiled alone. products: FLOPs over all devices, counted on the
+    traced program: loops by their lengths, recomputation too. xla_flops: XLA's own count, loops once. hbm: bytes moved in a
+    step. cycles: the TPU compiler's estimate of its own program, 0 elsewhere. needed: bytes, where the compiler refused for
+    lack of memory; all that follows from the program is 0 then.
+    """
+
+    kind: str
+    devices: int
+    mesh: dict[str, int]
+    seconds: float
+    parameters: int
+    optimizer: int
+    average: int
+    batch: int
+    products: int
+    temporaries: int = 0
+    code: int = 0
+    loss: int = 0
+    xla_flops: float = 0.0
+    hbm: int = 0
+    cycles: int = 0
+    collectives: tuple[Collective, ...] = ()
+    needed: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes a device needs at once; where the compiler refused, at least."""
+        given = self.parameters + self.optimizer + self.average + self.batch
+        return given + self.temporaries + self.code if not self.needed else max(given, self.needed)
+
+
+def compile_step(
+    config: TrainConfig,
+    offers: Mapping[str, Offer],
+    devices: Sequence[Any],
+    places: Sequence[Sequence[int]],
+    torus: Sequence[int],
+) -> Compiled:
+    """Compiles it over `devices`, which lie at `places` of a torus of these sizes; allocates nothing.
+
+    Raises ValueError for whatever in the config cannot work.
+    """
+    plan = Plan(config, offers, devices)
+    place_of = {device.id: place for device, place in zip(devices, places, strict=True)}
+    state, at, began = plan.state, plan.shardings, time.perf_counter()
+    platform = devices[0].platform
+    traced = plan.step.trace(state, plan.batch())
+    known: dict[str, Any] = {
+        "kind": devices[0].device_kind,
+        "devices": len(devices),
+        "mesh": dict(plan.mesh.shape),
+        "parameters": tree.bytes_per_device(state.params, at.params),
+        "optimizer": tree.bytes_per_device(state.opt_state, at.opt_state),
+        "average": tree.bytes_per_device(state.ema, at.ema),
+        "batch": sum(_bytes_of_shard(leaf) for leaf in jax.tree.leaves(plan.batch())),
+        "products": product_flops(traced.jaxpr),
+    }
+    program = _compiled(traced, platform)
+    if isinstance(program, int):
+        return Compiled(**known, needed=program, seconds=time.perf_counter() - began)
+    memory, cost = program.memory_analysis(), program.cost_analysis()
+    parsed = parse(program.as_text())
+    order = [place_of[device.id] for device in plan.mesh.devices.flat]
+    loss = _compiled(_loss(plan), platform)
+    return Compiled(
+        **known,
+        seconds=time.perf_counter() - began,
+        temporaries=memory.temp_size_in_bytes,
+        code=memory.generated_code_size_in_bytes,
+        loss=loss if isinstance(loss, int) else loss.memory_analysis().temp_size_in_bytes,
+        xla_flops=float(cost.get("flops", 0.0)),
+        hbm=hbm_bytes(parsed),
+        cycles=cycles(parsed),
+        collectives=tuple(collectives(parsed, dict(plan.mesh.shape), order, torus)),
+    )
+
+
+def _compiled(traced: Any, platform: str) -> Any:
+    """The executable, or the bytes it would need where the compiler says that these are not there."""
+    try:
+        return traced.lower(lowering_platforms=(platform,)).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return needed_bytes(str(error))
+
+
+def needed_bytes(message: str) -> int:
+    """Bytes that a refusal names: the largest of its sizes, such as "(24.81G) exceeds available HBM (15.75G)"."""
+    sizes = [float(size) * _UNITS[unit] for size, unit in re.findall(r"(\d+(?:\.\d+)?)([KMGT])\b", message)]
+    return int(max(sizes, default=1))
+
+
+def _bytes_of_shard(leaf: Any) -> int:
+    shape = leaf.sharding.shard_shape(leaf.shape)
+    return jax.ShapeDtypeStruct(shape, leaf.dtype).size * leaf.dtype.itemsize
+
+
+def _loss(plan: Plan) -> Any:
+    """The objective and its gradient to the student's embeddings, traced alone."""
+    config, goal, size = plan.config, plan.config.objective, plan.config.batch_size
+    rows, whole = sharding.batch_sharding(plan.mesh), sharding.replicated(plan.mesh)
+    embeddings = jax.ShapeDtypeStruct((size, config.model.embed_dim), jnp.dtype(config.model.dtype), sharding=rows)
+    number = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
+    batch = plan.batch()
+    wanted = {name for name in ("synthetic", "masked") if goal.needs(name)}
+    learned = dict.fromkeys({"image", "text"} | wanted, embeddings) | {"scale": number, "bias": number}
+
+    def value(learned: Any, label: Any, targets: Any, heads: Any, step: jax.Array) -> jax.Array:
+        student = Features(**learned, label=label)
+        given = {"teachers": config.teachers, "targets": targets, "heads": heads}
+        return objective(goal, plan.mesh, student, **given, step=step)[0]
+
+    heads = plan.state.params.get(DISTILL, {})
+    return jax.jit(jax.grad(value)).trace(learned, batch.get("label"), batch.get("targets", {}), heads, plan.state.step)

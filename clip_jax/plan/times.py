@@ -1,0 +1,83 @@
+"""How long a step would take: a model of three resources with published peaks, and the compiler's own estimate.
+
+    products = FLOPs of the program / peak          memory = bytes moved in HBM / bandwidth
+    wire = sum over collectives of bytes sent / (links its group can use x bandwidth of one)
+
+The bound takes the three as perfectly overlapped, each at its peak: max(products, memory, wire). No step is faster. What is
+predicted is work + exposed wire. Work is the TPU compiler's own estimate of its program in cycles, over the chip's clock;
+where there is none, products + memory, as if neither hid the other. Exposed are the collectives that the compiler runs by
+themselves, and what the asynchronous ones take beyond all work. Host, input and start-up count nothing. None of this was
+measured on the chips; it compares layouts, and it says what cannot be.
+
+Links. A group that reaches along k axes of a TPU's torus rings through them in both directions, 2 k links, and k where an
+axis is too short to close into a ring (Chip.wraps). An array passed on crosses one link a hop, each of which carries that
+many arrays at once. GPUs of one node share NVLink; a ring through several nodes leaves each by one network adapter a member.
+"""
+
+import dataclasses
+
+from clip_jax.experiment import TrainConfig
+from clip_jax.models.flops import train_flops_per_pair
+from clip_jax.plan.chips import Pod
+from clip_jax.plan.collectives import Collective
+from clip_jax.plan.compiled import Compiled
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Times:
+    """Seconds of a step; see the module's formulas. model_flops: of forward and backward, without recomputation and loss,
+    over all devices. mfu, mfu_bound: these over what the chips could compute in `step` and in `bound`."""
+
+    products: float
+    memory: float
+    wire: float
+    exposed: float
+    work: float
+    step: float
+    bound: float
+    model_flops: float
+    mfu: float
+    mfu_bound: float
+
+
+def times(compiled: Compiled, config: TrainConfig, pod: Pod) -> Times:
+    """Of a compiled step on a pod."""
+    chip, share = pod.chip, pod.size / compiled.devices  # of a chip that is one device
+    products = compiled.products / compiled.devices / (chip.flops * share)
+    memory = compiled.hbm / (chip.bandwidth * share)
+    each = [(one, wire_seconds(one, pod) / share) for one in compiled.collectives]  # devices of a chip share its links
+    wire = sum(seconds for _, seconds in each)
+    work = compiled.cycles / chip.clock if chip.clock and compiled.cycles else products + memory
+    beside = sum(seconds for one, seconds in each if one.asynchronous)
+    exposed = wire - beside + max(0.0, beside - work)
+    bound = max(products, memory, wire)
+    flops = float(train_flops_per_pair(config.model) * config.batch_size)
+    peak = chip.flops * pod.size
+    return Times(
+        products=products,
+        memory=memory,
+        wire=wire,
+        exposed=exposed,
+        work=work,
+        step=work + exposed,
+        bound=bound,
+        model_flops=flops,
+        mfu=flops / (peak * (work + exposed)),
+        mfu_bound=flops / (peak * bound),
+    )
+
+
+def wire_seconds(one: Collective, pod: Pod) -> float:
+    """Seconds a step for what this collective sends, at published bandwidths."""
+    chip = pod.chip
+    if not pod.is_tpu:
+        inside, nodes = one.span
+        if nodes == 1:
+            return one.sent / chip.link
+        adapters = 1 if one.kind == "collective-permute" else inside
+        return one.sent / min(chip.link, adapters * chip.network)
+    if one.kind == "collective-permute":
+        return one.sent * max(one.hops, 1) / chip.link
+    reached = [(size, whole) for size, whole in zip(one.span, pod.shape, strict=False) if size > 1]
+    links = sum(2 if size == whole and whole % chip.wraps == 0 else 1 for size, whole in reached)
+    return one.sent / (max(links, 1) * chip.link)
