@@ -3,7 +3,6 @@
 No module below `clip_jax.data` imports JAX, so that worker processes start fast and take no device.
 """
 
-import atexit
 import dataclasses
 import functools
 import json
@@ -136,7 +135,6 @@ class _StreamReader:
         self._order = order.shuffle().repeat()
         self._min_side = taught.min_side(target, augmentation)
         self._maker = os.getpid()
-        _take_the_workers_along()
 
     def __setstate__(self, state: dict[str, Any]):
         self.__dict__.update(state)
@@ -200,18 +198,6 @@ def _follow_the_parent() -> None:
     if threading.current_thread() is threading.main_thread():  # as it is in Grain's workers
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-@functools.cache  # once a process
-def _take_the_workers_along() -> None:
-    """At the end of this process kills workers that still run: Python sends them SIGTERM, which they ignore, and waits."""
-
-    def end():
-        for child in multiprocessing.active_children():
-            if child.daemon:
-                child.kill()
-
-    atexit.register(end)
 
 
 class _Collate:
