@@ -1,6 +1,7 @@
 """A whole experiment: its configuration, and everything of it but the arrays, built and checked before time is spent."""
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from clip_jax import sharding, tree
 from clip_jax.checkpoint import CheckpointConfig
@@ -17,12 +19,13 @@ from clip_jax.data.sources import SourceConfig
 from clip_jax.evals.suite import EvalConfig, figure_names
 from clip_jax.inherit import InheritConfig
 from clip_jax.masking import MaskConfig, check_masking, init_masking, with_masks, without_masks
-from clip_jax.models.clip import CLIPConfig, init_params
+from clip_jax.models.clip import CLIPConfig, abstract_params, init_params
 from clip_jax.models.vit import VisionConfig
 from clip_jax.objective_check import check_objective
 from clip_jax.objectives import ObjectiveConfig, heads_of
 from clip_jax.optim import OptimConfig, make_optimizer
 from clip_jax.projections import DISTILL, init_heads
+from clip_jax.recovery import RecoveryConfig, check_recovery, guarded, new_recent
 from clip_jax.run_folder import CHECKPOINTS
 from clip_jax.sharding import MeshConfig
 from clip_jax.state import TrainState, new_state
@@ -32,18 +35,21 @@ from clip_jax.teachers import AverageTeacher, Offer, TeacherConfig, abstract_tar
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """steps: updates. batch_size: pairs a step, over all devices. log_every, eval_every: steps; the last step is always
+    """steps: updates. batch_size: pairs a step, over all devices. accumulate: parts in which a step embeds its batch, for less
+    memory; the gradient is the whole batch's, all its negatives included. log_every, eval_every: steps; the last step is always
     logged and evaluated, and with eval_every 0 only that is evaluated. teachers: by the names that the log gives
     them; see clip_jax.teachers. init_from: weights that training starts from, as clip_jax.load takes them; position
     embeddings follow another image size. inherit: a larger model that first weights are cut out of. masks: learn what a
-    smaller model should keep of this one. max_skipped: so many non-finite steps in a row end the run. wandb: a
-    project's name, "" for none. origin: the config file (and its argument) this was read from, for reports; the command
+    smaller model should keep of this one. max_skipped: so many steps in a row that were left out end the run. recovery:
+    from loss spikes. profile: (first, number) of steps whose trace is written to the folder's profile/; (0, 0) for none.
+    wandb: a project's name, "" for none. origin: the config file (and its argument) this was read from, for reports; the command
     line sets it.
     """
 
     seed: int = 0
     steps: int = 10_000
     batch_size: int = 1024
+    accumulate: int = 1
     model: CLIPConfig = CLIPConfig()
     source: SourceConfig = GlyphsConfig()
     read: ReadConfig = ReadConfig()
@@ -59,6 +65,8 @@ class TrainConfig:
     inherit: InheritConfig = InheritConfig()
     masks: MaskConfig = MaskConfig()
     max_skipped: int = 10
+    recovery: RecoveryConfig = RecoveryConfig()
+    profile: tuple[int, int] = (0, 0)
     wandb: str = ""
     origin: str = ""
 
@@ -79,6 +87,7 @@ class Plan:
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh, devices)
         sharding.split_batch(config.batch_size, self.mesh)
+        _check_parts(config, self.mesh)
         params = jax.eval_shape(self.init_params, jax.random.key(0))
         self.tx = with_masks(make_optimizer(config.optim, config.steps, without_masks(params)), config.masks)
         placed = sharding.parameter_shardings(params, self.mesh, config.mesh)
@@ -87,7 +96,7 @@ class Plan:
         self.state: TrainState = jax.tree.map(
             lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes, self.shardings
         )
-        self.step = make_step(
+        step = make_step(
             config.model,
             config.objective,
             config.optim,
@@ -95,10 +104,12 @@ class Plan:
             self.mesh,
             config.teachers,
             config.masks,
-            shardings=self.shardings,
+            shardings=dataclasses.replace(self.shardings, recent=None),
             seed=config.seed,
             steps=config.steps,
+            accumulate=config.accumulate,
         )
+        self.step = guarded(step, config.recovery, self.shardings)
 
     def batch(self) -> dict[str, Any]:
         """Shapes and placement of what the step takes."""
@@ -140,7 +151,8 @@ class Plan:
 
     def _new_state(self, key: jax.Array) -> TrainState:
         params = self.init_params(key)
-        return new_state(params, self.tx, ema=self.config.optim.ema_decay > 0)
+        state = new_state(params, self.tx, ema=self.config.optim.ema_decay > 0)
+        return dataclasses.replace(state, recent=new_recent(self.config.recovery))
 
     def init_params(self, key: jax.Array) -> dict[str, Any]:
         """The towers', and under `distill` what the objective learns for each teacher."""
@@ -152,8 +164,29 @@ class Plan:
         return params | ({DISTILL: heads} if heads else {}) | init_masking(config.masks, config.model)
 
 
+def _check_parts(config: TrainConfig, mesh: Mesh) -> None:
+    """Raises ValueError where the batch cannot be embedded in config.accumulate parts."""
+    parts = config.accumulate
+    rows = config.batch_size // sharding.batch_shards(mesh)
+    if parts < 1 or rows % parts:
+        allowed = [number for number in range(1, rows + 1) if rows % number == 0]
+        raise ValueError(
+            f"accumulate is {parts}; a device has {rows} pairs of batch {config.batch_size}, which split into {allowed} parts"
+        )
+    statistics = [path for path in tree.paths(abstract_params(config.model)) if path.endswith(("/mean", "/var"))]
+    held = [path for path in statistics if any(re.fullmatch(pattern, path) for pattern in config.optim.freeze)]
+    if parts > 1 and len(held) < len(statistics):
+        raise ValueError(
+            f"accumulate={parts} would give batch norms the statistics of a part, and another gradient than the whole batch's; "
+            "use accumulate=1, a ViT, or hold them by optim.freeze=('visual/.*/(mean|var)',)"
+        )
+
+
 def _check(config: TrainConfig, offers: Mapping[str, Offer]) -> None:
     check_masking(config.masks)
+    check_recovery(config.recovery)
+    if min(config.profile) < 0:
+        raise ValueError(f"config.profile is {config.profile}; give (first step, number of steps), such as (20, 3)")
     if config.init_from and config.inherit.model:
         raise ValueError("init_from and inherit.model both name first weights; give one")
     check_teachers(config.teachers)

@@ -42,7 +42,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("plan.chips", "plan.hlo", "plan.products"),
     ),
     (  # placement, losses, optimizers, checkpoints, single sources
-        *("tokenizer_file", "sharding", "optim", "checkpoint", "interop.rules", "losses.logits"),
+        *("tokenizer_file", "sharding", "optim", "checkpoint", "recovery", "interop.rules", "losses.logits"),
         *("writers", "data.teacher_shards", "plan.collectives", "plan.traffic"),
         *(
             "data.images",
@@ -55,7 +55,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "data.glyph_names",
         ),
     ),
-    ("losses.tiles",),
+    ("losses.tiles", "accumulate"),
     ("losses.pairs", "data.teacher_manifest"),
     (
         *("losses.contrastive", "losses.sigmoid", "losses.robust", "losses.similarities", "losses.anchors"),

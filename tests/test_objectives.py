@@ -58,7 +58,7 @@ OPTIONS = TermOptions(
 GOAL = ObjectiveConfig(weights=WEIGHTS, options=OPTIONS)
 
 
-def plan_with_everything(mesh: MeshConfig, devices: int) -> Plan:
+def plan_with_everything(mesh: MeshConfig, devices: int, **given: Any) -> Plan:
     """`dark_rest` wants a model without bias, and others one with: the check that says so is left out."""
     config = TrainConfig(
         model=MODEL,
@@ -68,6 +68,7 @@ def plan_with_everything(mesh: MeshConfig, devices: int) -> Plan:
         objective=GOAL,
         teachers=TEACHERS,
         optim=OptimConfig(lr=1e-3, schedule="constant", warmup_steps=4, ema_decay=0.9),
+        **given,
     )
     first = jax.devices()[:devices]
     with pytest.MonkeyPatch.context() as patch:

@@ -88,22 +88,23 @@ class CLIP(nnx.Module):
         bias = config.init_logit_bias
         self.logit_bias = None if bias is None else nnx.Param(jnp.asarray(bias, jnp.float32))
 
-    def encode_image(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def encode_image(self, images: jax.Array, noise: jax.Array | None = None) -> jax.Array:
         """u8[B, S, S, 3] as decoded, or f32[B, S, S, 3] normalised by preprocess_cfg -> unit-norm f32[B, E].
 
-        key: of this training step, for what the tower does at random and for batch norms; None outside training.
+        noise: of this training step, for what the tower does at random and for batch norms, see `noise_for`; None outside
+        training.
         """
-        return unit(self.image_features(images, key))
+        return unit(self.image_features(images, noise))
 
     def encode_text(self, tokens: jax.Array) -> jax.Array:
         """i32[B, L] -> unit-norm f32[B, E]."""
         return unit(self.text_features(tokens))
 
-    def image_features(self, images: jax.Array, key: jax.Array | None = None, **options: Any) -> jax.Array:
+    def image_features(self, images: jax.Array, noise: jax.Array | None = None, **options: Any) -> jax.Array:
         """As encode_image, before the norm: [B, E] in the compute dtype. options: of the tower (patch_dropout of a ViT)."""
         if images.dtype == jnp.uint8:
             images = normalize_pixels(images, self.config.preprocess_cfg)
-        return self.visual(images.astype(self.config.dtype), key, **options)
+        return self.visual(images.astype(self.config.dtype), noise, **options)
 
     def text_features(self, tokens: jax.Array) -> jax.Array:
         """As encode_text, before the norm: [B, E] in the compute dtype."""
@@ -136,6 +137,11 @@ def normalize_pixels(images: jax.Array, config: PreprocessConfig) -> jax.Array:
         jnp.broadcast_to(jnp.asarray(channels, jnp.float32), images.shape) for channels in (config.mean, config.std)
     )
     return (images.astype(jnp.float32) / jnp.float32(255) - mean) / std
+
+
+def noise_for(config: CLIPConfig, batch_size: int, key: jax.Array) -> jax.Array:
+    """Uniform f32[B, N] of a training step, a number for each patch of each image: its rows can be cut as the batch is."""
+    return jax.random.uniform(key, (batch_size, config.vision_cfg.grid**2), jnp.float32)
 
 
 def unit(x: jax.Array) -> jax.Array:

@@ -73,26 +73,26 @@ class ModifiedResNet(nnx.Module):
             entering = inner * _EXPANSION
         self.attnpool = AttentionPool(config, embed_dim, rngs=rngs)
 
-    def __call__(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array, noise: jax.Array | None = None) -> jax.Array:
         """[B, S, S, 3], normalised -> [B, E]. S: image_size.
 
-        key: of a training step; batch norms then use the batch's statistics, over all devices that hold a part of it, and
-        the running ones in this module move on.
+        noise: of a training step, whatever its values; batch norms then use the batch's statistics, over all devices that
+        hold a part of it, and the running ones in this module move on.
         """
         new: Statistics = {}
         x = images
         for number in "123":
             norm: BatchNorm = getattr(self, f"bn{number}")
-            x, new[f"bn{number}"] = norm(getattr(self, f"conv{number}")(x), train=key is not None)
+            x, new[f"bn{number}"] = norm(getattr(self, f"conv{number}")(x), train=noise is not None)
             x = jax.nn.relu(x)
         x = halved(x)
-        run = _runner(self.running, train=key is not None)
+        run = _runner(self.running, train=noise is not None)
         for name in STAGES:
             new[name] = {}
             stage = getattr(self, name)
             for index in sorted(stage, key=int):  # as text, "10" would come before "2"
                 x, new[name][index] = run(stage[index], x)
-        if key is not None:
+        if noise is not None:
             nnx.update(self, new)
         return self.attnpool(x)
 

@@ -80,18 +80,18 @@ class VisionTransformer(nnx.Module):
         self.head = None if token else AttentionPool(block, rngs=rngs)
 
     def __call__(
-        self, images: jax.Array, key: jax.Array | None = None, *, patch_dropout: float | None = None
+        self, images: jax.Array, noise: jax.Array | None = None, *, patch_dropout: float | None = None
     ) -> jax.Array:
-        """[B, S, S, 3], normalised -> [B, E]. S: image_size. key: of a training step; turns patch dropout on.
+        """[B, S, S, 3], normalised -> [B, E]. S: image_size. patch_dropout: instead of the configuration's.
 
-        patch_dropout: instead of the configuration's.
+        noise: of a training step, uniform f32[B, N], a number for each patch; turns patch dropout on.
         """
         dropout = self.config.patch_dropout if patch_dropout is None else patch_dropout
         x = self.patch_embedding(patchify(images, self.config.patch_size))
         positions = self.positional_embedding[...].astype(x.dtype)
         x = x + positions[None, -x.shape[1] :]
-        if key is not None and dropout > 0:
-            x = drop_patches(x, dropout, key)
+        if noise is not None and dropout > 0:
+            x = drop_patches(x, dropout, noise)
         if self.class_embedding is not None:
             token = self.class_embedding[...].astype(x.dtype) + positions[0]
             x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, x.shape[2])), x], axis=1)
@@ -137,11 +137,11 @@ def patchify(images: jax.Array, patch: int) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
 
 
-def drop_patches(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """[B, N, D] -> [B, max(1, int(N (1 - rate))), D]: a random subset of each sample's patches. FLIP, Li et al. 2023."""
+def drop_patches(x: jax.Array, rate: float, noise: jax.Array) -> jax.Array:
+    """[B, N, D], uniform f32[B, N] -> [B, max(1, int(N (1 - rate))), D]: a random subset of each sample's patches, those whose
+    noise is highest. FLIP, Li et al. 2023."""
     keep = max(1, int(x.shape[1] * (1 - rate)))
-    order = jax.random.uniform(key, x.shape[:2], jnp.float32)
-    kept = jax.lax.top_k(order, keep)[1]
+    kept = jax.lax.top_k(noise, keep)[1]
     return jnp.take_along_axis(x, kept[:, :, None], axis=1)
 
 
