@@ -73,10 +73,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
     """The devices in this shape, neighbours along the last axes being close in the network."""
-    slices = (
-        len({device.slice_index for device in devices}) if getattr(devices[0], "slice_index", None) is not None else 1
-    )
-    if devices[0].platform != "tpu" or slices == 1:
+    tpu = devices[0].platform == "tpu"
+    slices = len({getattr(device, "slice_index", None) for device in devices}) if tpu else 1
+    if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     if shape[0] % slices:
         raise ValueError(
@@ -185,14 +184,9 @@ def _general_rule(path: str, shape: tuple[int, ...], mesh: Mesh, min_size: int) 
         free = [i for i in (-2, -1) if axes[i] is None and shape[i] % mesh.shape[FSDP] == 0]
         if free:
             axes[free[0]] = FSDP
-    return PartitionSpec(*_without_trailing_nones(axes))
-
-
-def _without_trailing_nones(axes: list[str | None]) -> list[str | None]:
-    """As users and tests write placements: what is not named is whole."""
-    while axes and axes[-1] is None:
-        axes = axes[:-1]
-    return axes
+    while axes and axes[-1] is None:  # two placements are equal where they are written alike
+        axes.pop()
+    return PartitionSpec(*axes)
 
 
 def _checked_rule(

@@ -20,6 +20,8 @@ from clip_jax import sharding, tree
 from clip_jax.experiment import Plan
 from clip_jax.models.clip import abstract_params
 from clip_jax.models.layers import BlockConfig, Running, run_blocks, stacked_blocks
+from clip_jax.models.resnet import ResNetConfig
+from clip_jax.models.vit import VisionConfig
 from clip_jax.optim import OptimConfig, make_optimizer
 from clip_jax.sharding import AXES, BATCH, FSDP, MODEL, REPLICA, MeshConfig, make_mesh
 from tests.conftest import QUICK_COMPILE, compiled_step, plan_for, random_batch
@@ -339,6 +341,23 @@ LAYOUTS = [
 def test_every_layout_trains_as_one_device(small, small_start, one_device, layout, scan):
     plan = plan_for(dataclasses.replace(small, running=Running(scan=scan)), layout, 8)
     np.testing.assert_allclose(run(plan, compiled_step(plan), small_start)[0], one_device, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "vision",
+    [
+        VisionConfig(layers=1, width=16, head_width=8, patch_size=8, image_size=16, pool_type="map"),
+        ResNetConfig(layers=(1, 1, 1, 1), width=4, head_width=32, image_size=32),
+    ],
+    ids=["siglip", "resnet"],
+)
+def test_towers_with_other_pools_train_along_model_as_on_one_device(small, vision):
+    model = dataclasses.replace(small, vision_cfg=vision)
+    one, many = plan_for(model, MeshConfig(), 1), plan_for(model, MeshConfig(data=2, fsdp=2, model=2), 8)
+    start = jax.device_get(one.initial_state())
+    losses = [run(plan, compiled_step(plan), start)[0] for plan in (many, one)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 def test_one_compilation(small, small_start, one_device):
