@@ -55,7 +55,6 @@ def collectives(
             if groups.shape[1] < 2:
                 continue
             size = len(where) if pairs else groups.shape[1]
-            members = where[groups[0]]
             found.append(
                 Collective(
                     kind=kind,
@@ -64,7 +63,7 @@ def collectives(
                     bytes=_bytes(one, kind, size, whole=name.startswith("all-reduce-scatter")),
                     times=times,
                     asynchronous=bool(chain) or one.opcode.endswith("-start") or _inside_start(program, name),
-                    span=tuple(len(np.unique(along)) for along in members.T),
+                    span=_span(where, groups, each_alike=not pairs),
                     hops=_hops(where, groups, torus) if pairs else 0,
                 )
             )
@@ -73,7 +72,7 @@ def collectives(
 
 def _chain(one: Instruction) -> str:
     chain = re.search(r'chain_id="(\d+)"', one.rest)
-    return f"{chain[1]} {one.opcode} {one.shapes}" if chain else ""
+    return f"{chain[1]} {one.opcode} {[shape.sizes for shape in one.shapes]}" if chain else ""
 
 
 def _inside_start(program: Program, name: str) -> bool:
@@ -136,6 +135,13 @@ def _axes(groups: np.ndarray, mesh: Mapping[str, int]) -> tuple[str, ...]:
     """Along which any group's members differ."""
     at = np.unravel_index(groups, tuple(mesh.values()))
     return tuple(name for name, along in zip(mesh, at, strict=True) if (along != along[:, :1]).any())
+
+
+def _span(where: np.ndarray, groups: np.ndarray, *, each_alike: bool) -> tuple[int, ...]:
+    """Places of the first group along each axis; of pairs, which are not alike, the most of any."""
+    chosen = groups[:1] if each_alike else groups
+    along = np.moveaxis(where[chosen], -1, 0)  # [axis, group, member]
+    return tuple(max(len(np.unique(members)) for members in each) for each in along)
 
 
 def _hops(where: np.ndarray, pairs: np.ndarray, torus: Sequence[int]) -> int:

@@ -65,8 +65,8 @@ def memory_of(pod: Pod, devices: int) -> float:
 
 
 def savings(config: TrainConfig, compiled: Compiled) -> Iterator[tuple[str, TrainConfig]]:
-    """(flag, the config with it and all before it), from what costs least: the ring loss, recomputation, cut parameters, a
-    smaller batch. What the config already has is left out."""
+    """(flag, the config with it and all before it), from what costs least: the ring loss, recomputation, cut parameters,
+    accumulation, a smaller batch. What the config already has is left out."""
     if config.objective.form != "ring":
         config = _with(config, ("objective", "form"), "ring")
         yield "--config.objective.form=ring", config
@@ -80,7 +80,10 @@ def savings(config: TrainConfig, compiled: Compiled) -> Iterator[tuple[str, Trai
             config = _with(config, ("mesh", "fsdp"), cut)
             yield f"--config.mesh.fsdp={cut}", config
     parts = compiled.devices // compiled.mesh.get("model", 1)
-    while config.batch_size % (2 * parts) == 0:
+    while config.batch_size % (2 * parts * config.accumulate) == 0 and config.accumulate < 16:
+        config = _with(config, ("accumulate",), 2 * config.accumulate)
+        yield f"--config.accumulate={config.accumulate}", config
+    while config.batch_size % (2 * parts * config.accumulate) == 0:
         config = _with(config, ("batch_size",), config.batch_size // 2)
         yield f"--config.batch_size={config.batch_size}", config
 

@@ -1,0 +1,57 @@
+"""The table of chips, and pods by name."""
+
+import pytest
+
+from clip_jax.models.flops import PEAK_FLOPS
+from clip_jax.plan.chips import CHIPS, nearest_shapes, parse_pod
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_every_chip_is_whole(name):
+    chip = CHIPS[name]
+    assert min(chip.flops, chip.memory, chip.bandwidth, chip.link) > 0
+    assert chip.kinds
+    assert bool(chip.wraps) == bool(chip.shapes) != bool(chip.network)
+    assert 100 < chip.flops / chip.bandwidth < 700  # FLOPs a byte: a slipped digit would show
+    assert 1 < chip.bandwidth / chip.link < 100
+
+
+def test_the_chips_that_people_rent_are_there():
+    assert list(CHIPS) == ["v4", "v5e", "v5p", "v6e", "tpu7x", "a100", "h100", "h200", "b200"]
+
+
+def test_mfu_in_training_reads_the_same_table():
+    assert PEAK_FLOPS["TPU v5 lite"] == CHIPS["v5e"].flops == 197e12
+    assert PEAK_FLOPS["NVIDIA H100 80GB HBM3"] == CHIPS["h100"].flops
+    assert PEAK_FLOPS["TPU7x"] == CHIPS["tpu7x"].flops / 2  # a device of JAX is half a chip
+    assert len(PEAK_FLOPS) == sum(len(chip.kinds) for chip in CHIPS.values())
+
+
+def test_pods_by_name():
+    pod = parse_pod("V5P:16x16x24")
+    assert (str(pod), pod.size, pod.is_tpu) == ("v5p:16x16x24", 6144, True)
+    gpus = parse_pod("h100:64")
+    assert (str(gpus), gpus.size, gpus.is_tpu) == ("h100:64", 64, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("v5x:16x16", r"no chip 'v5x'; did you mean 'v5[pe]'\? There are v4, .*b200"),
+        ("zzzz:1", r"no chip 'zzzz'\. There are v4"),
+        ("v5e", "shapes of v5e are such as 1x1, 2x2"),
+        ("v5e:256", "shapes of v5e are such as"),
+        ("v5p:16x16", "shapes of v5p are such as 2x2x1"),
+        ("v5e:0x4", "shapes of v5e"),
+        ("h100", "number of GPUs, such as h100:64"),
+        ("h100:8x8", "number of GPUs"),
+        ("h100:20", "no whole nodes of 8; use 16 or 24"),
+    ],
+)
+def test_what_is_no_pod(given, message):
+    with pytest.raises(ValueError, match=message):
+        parse_pod(given)
+
+
+def test_nearest_shapes():
+    assert nearest_shapes(parse_pod("v5e:15x16")) == "v5e:16x16, v5e:8x16, v5e:8x8"

@@ -1,0 +1,163 @@
+"""What is read off a compiled program: trips, collectives and their axes, bytes, against counts by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from clip_jax.plan.collectives import Collective, by_kind_and_axes, collectives
+from clip_jax.plan.hlo import parse, shapes_in
+from clip_jax.plan.traffic import cycles, hbm_bytes
+
+# A shard_map over (data 4, fsdp 2): five turns of a scan, each gathering f32[8, 16] along fsdp; then an all-gather, a permute
+# and a reduce-scatter over both, and a sum along each. Compiled for 8 CPU devices.
+RECORDED = (Path(__file__).parent / "golden" / "collectives.hlo").read_text()
+MESH = {"data": 4, "fsdp": 2}
+PLACES = [(i % 4, i // 4) for i in range(8)]  # two nodes of four
+
+
+def found_in(text: str, mesh: dict[str, int] = MESH) -> list[Collective]:
+    return collectives(parse(text), mesh, PLACES, (4, 2))
+
+
+def program(*lines: str, also: str = "") -> str:
+    body = "\n".join(f"  {line}" for line in lines)
+    return f"HloModule m\n\n{also}\nENTRY %main (p: f32[8,16]) -> f32[8,16] {{\n{body}\n}}\n"
+
+
+def test_collectives_of_a_recorded_program():
+    assert {(one.kind, one.axes, one.size, one.bytes, one.times) for one in found_in(RECORDED)} == {
+        ("all-gather", ("fsdp",), 2, 16 * 16 * 4, 5),
+        ("all-gather", ("data", "fsdp"), 8, 32 * 16 * 4, 1),
+        ("collective-permute", ("data", "fsdp"), 8, 4 * 16 * 4, 1),
+        ("reduce-scatter", ("data", "fsdp"), 8, 32 * 4 * 4, 1),
+        ("all-reduce", ("fsdp",), 2, 4, 1),
+        ("all-reduce", ("data",), 4, 4, 1),
+    }
+
+
+def test_bytes_sent_follow_the_ring_algorithms():
+    sent = {(kind, axes): sent for kind, axes, sent, _ in by_kind_and_axes(found_in(RECORDED))}
+    assert sent["all-gather", ("fsdp",)] == 5 * 1024 / 2
+    assert sent["all-gather", ("data", "fsdp")] == 2048 * 7 / 8
+    assert sent["reduce-scatter", ("data", "fsdp")] == 512 * 7 / 8
+    assert sent["all-reduce", ("data",)] == 2 * 4 * 3 / 4
+    assert sent["collective-permute", ("data", "fsdp")] == 256
+
+
+def test_reach_of_groups():
+    span = {(one.kind, one.axes): (one.span, one.hops) for one in found_in(RECORDED)}
+    assert span["all-gather", ("fsdp",)] == ((2, 1), 0)  # devices 0 and 1, of one node
+    assert span["all-reduce", ("data",)] == ((2, 2), 0)  # 0, 2, 4, 6
+    assert span["collective-permute", ("data", "fsdp")] == ((2, 2), 2)  # 3 to 4: back to place 0, of the other node
+
+
+@pytest.mark.parametrize(
+    ("groups", "axes", "size"),
+    [
+        ("[4,2]<=[8]", ("fsdp",), 2),
+        ("[2,4]<=[4,2]T(1,0)", ("data",), 4),
+        ("[1,8]<=[8]", ("data", "fsdp"), 8),
+        ("{{0,1},{2,3},{4,5},{6,7}}", ("fsdp",), 2),
+        ("{{0,2,4,6},{1,3,5,7}}", ("data",), 4),
+        ("{}", ("data", "fsdp"), 8),
+        ("mesh['a'=4,'b'=2] {'b'}", ("fsdp",), 2),
+        ("mesh['a'=4,'b'=2] {'a'}", ("data",), 4),
+        ("mesh['a'=8] {'a'}", ("data", "fsdp"), 8),
+        ("mesh['a'=8] {'a':(4)2}", ("fsdp",), 2),  # the inner factor
+        ("mesh['a'=8] {'a':(1)4}", ("data",), 4),
+        ("mesh['a'=2,'b'=2,'c'=2] {'a','b'}", ("data",), 4),
+    ],
+)
+def test_every_form_of_groups(groups, axes, size):
+    [one] = found_in(program(f"ROOT %r = f32[8,16]{{1,0}} all-reduce(%p), replica_groups={groups}, to_apply=%add"))
+    assert (one.axes, one.size) == (axes, size)
+
+
+def test_a_group_of_one_sends_nothing():
+    assert not found_in(program("ROOT %r = f32[8,16]{1,0} all-reduce(%p), replica_groups=[8,1]<=[8], to_apply=%add"))
+
+
+def test_started_operations_are_asynchronous_and_their_operands_not_counted():
+    gather, permute = found_in(
+        program(
+            "%g = (f32[8,16]{1,0}, f32[64,16]{1,0}) all-gather-start(%p), replica_groups=[1,8]<=[8], dimensions={0}",
+            "%h = f32[64,16]{1,0} all-gather-done(%g)",
+            "%c = (f32[8,16]{1,0}, f32[8,16]{1,0}, u32[], u32[]) collective-permute-start(%p), source_target_pairs={{0,1},{1,0}}",
+            "ROOT %d = f32[8,16]{1,0} collective-permute-done(%c)",
+        )
+    )
+    assert (gather.bytes, permute.bytes) == (64 * 16 * 4, 8 * 16 * 4)
+    assert gather.asynchronous
+    assert permute.asynchronous
+
+
+def test_a_tpu_collective_beside_fusions_is_counted_once():
+    line = 'all-gather(%p), replica_groups=[4,2]<=[8], dimensions={0}, frontend_attributes={chain_id="3"}'
+    [one] = found_in(program(f"%a = f32[16,16]{{1,0:S(1)}} {line}", f"ROOT %b = f32[16,16]{{1,0}} {line}"))
+    assert one.asynchronous
+    assert one.bytes == 16 * 16 * 4
+
+
+def test_a_tpu_reduce_scatter_is_a_fused_all_reduce():
+    fused = (
+        "%all-reduce-scatter.1 (q: f32[8,16]) -> f32[1,16] {\n"
+        "  %q = f32[8,16]{1,0} parameter(0)\n"
+        "  %r = f32[8,16]{1,0} all-reduce(%q), replica_groups=[1,8]<=[8], to_apply=%add\n"
+        "  ROOT %s = f32[1,16]{1,0} dynamic-slice(%r, %i), dynamic_slice_sizes={1,16}\n}\n"
+    )
+    [one] = found_in(
+        program("ROOT %f = f32[1,16]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.1", also=fused)
+    )
+    assert (one.kind, one.bytes, one.sent) == ("reduce-scatter", 512, 512 * 7 / 8)
+
+
+LOOP = """
+%body (s: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %s = (s32[], f32[4]{0}) parameter(0)
+  %x = f32[4]{0} get-tuple-element(%s), index=1
+  %y = f32[4]{0} add(%x, %x), backend_config={"window_config":{"estimated_cycles":"100"}}
+  ROOT %t = (s32[], f32[4]{0}) tuple(%i, %y)
+}
+
+%cond (s: (s32[], f32[4])) -> pred[] {
+  %s = (s32[], f32[4]{0}) parameter(0)
+  %n = s32[] constant(7)
+  %i = s32[] get-tuple-element(%s), index=0
+  ROOT %l = pred[] compare(%i, %n), direction=LT
+}
+"""
+
+
+def test_trips_are_read_off_the_condition_where_the_loop_does_not_say():
+    text = program("ROOT %w = (s32[], f32[4]{0}) while(%p), condition=%cond, body=%body", also=LOOP)
+    assert parse(text).runs["body"] == 7
+    assert cycles(parse(text)) == 700
+    assert hbm_bytes(parse(text)) == 7 * 3 * 16  # two operands and a result of four f32
+
+
+def test_bytes_count_slices_padding_and_only_hbm():
+    fused = (
+        "%f (a: f32[24,8,128], i: s32[]) -> f32[8,128] {\n"
+        "  %a = f32[24,8,128]{2,1,0} parameter(0)\n"
+        "  %i = s32[] parameter(1)\n"
+        "  ROOT %d = f32[1,8,128]{2,1,0} dynamic-slice(%a, %i), dynamic_slice_sizes={1,8,128}\n}\n"
+    )
+    layer = 8 * 128 * 4
+    sliced = program(
+        "%a = f32[24,8,128]{2,1,0} parameter(0)",
+        "ROOT %r = f32[8,128]{1,0:S(1)} fusion(%a, %i), kind=kLoop, calls=%f",
+        also=fused,
+    )
+    assert hbm_bytes(parse(sliced)) == layer  # one layer read of 24; the result stays on the chip
+    assert hbm_bytes(parse(program("ROOT %c = f32[5,100]{1,0:T(8,128)} copy(%x)"))) == layer
+
+
+def test_shapes():
+    one, two = shapes_in("(bf16[2,3]{1,0:T(8,128)(2,1)S(1)}, pred[]{:T(512)})")
+    assert (one.bytes, one.fast, one.held) == (12, True, (8, 128))
+    assert (two.bytes, two.fast) == (1, False)
+
+
+def test_a_text_without_an_entry_is_refused():
+    with pytest.raises(ValueError, match="as_text"):
+        parse("not a program")

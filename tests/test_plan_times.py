@@ -1,0 +1,124 @@
+"""The time model against figures by hand, and the search for settings that fit."""
+
+import dataclasses
+
+import pytest
+
+from clip_jax.experiment import TrainConfig
+from clip_jax.models.flops import train_flops_per_pair
+from clip_jax.plan.chips import parse_pod
+from clip_jax.plan.collectives import Collective
+from clip_jax.plan.compiled import Compiled, needed_bytes
+from clip_jax.plan.fit import memory_of, tried
+from clip_jax.plan.times import times, wire_seconds
+
+
+def collective(kind: str = "all-gather", *, span: tuple[int, ...], size: int = 16, **given) -> Collective:
+    known = {"axes": ("fsdp",), "bytes": 16 * 10**9, "times": 1, "asynchronous": False, "hops": 0}
+    return Collective(kind=kind, size=size, span=span, **known | given)
+
+
+@pytest.mark.parametrize(
+    ("pod", "one", "seconds"),
+    [
+        ("v5e:16x16", collective(span=(16, 1, 1)), 15 / (2 * 50)),  # 15 GB of 16 by a ring of 2 links of 50 GB/s
+        ("v5e:16x16", collective(span=(16, 16, 1), size=256), 16 * 255 / 256 / (4 * 50)),
+        ("v5e:8x16", collective(span=(8, 1, 1), size=8), 14 / 50),  # 8 chips in a row do not close into a ring
+        ("v5p:4x4x8", collective(span=(1, 4, 8), size=32), 15.5 / (4 * 100)),
+        ("v5p:4x4x8", collective("all-reduce", span=(4, 4, 8), size=128), 2 * 16 * 127 / 128 / (6 * 100)),
+        ("v5e:16x16", collective("collective-permute", span=(2, 1, 1), hops=3), 16 * 3 / 50),
+        ("h100:64", collective(span=(8, 1), size=8), 14 / 450),
+        ("h100:64", collective(span=(8, 8), size=64), 15.75 / 400),  # 8 adapters of 50 GB/s a node
+        ("h100:64", collective(span=(1, 8), size=8), 14 / 50),
+        ("h100:64", collective("collective-permute", span=(2, 2)), 16 / 50),
+    ],
+)
+def test_seconds_on_the_wire(pod, one, seconds):
+    assert wire_seconds(one, parse_pod(pod)) == pytest.approx(seconds)
+
+
+def compiled(**given) -> Compiled:
+    known = {
+        "kind": "x",
+        "devices": 256,
+        "mesh": {"data": 256, "model": 1},
+        "seconds": 1.0,
+        "parameters": 0,
+        "optimizer": 0,
+    }
+    return Compiled(**known | {"average": 0, "batch": 0, "products": 0} | given)
+
+
+CONFIG = TrainConfig(batch_size=4096)
+
+
+def test_times_of_a_step():
+    blocking, beside = collective(span=(16, 1, 1)), collective(span=(16, 1, 1), asynchronous=True)
+    step = compiled(
+        products=int(256 * 197e12 * 0.2), hbm=int(819e9 * 0.1), cycles=int(1.5e9 * 0.4), collectives=(blocking, beside)
+    )
+    found = times(step, CONFIG, parse_pod("v5e:16x16"))
+    assert found.products == pytest.approx(0.2)
+    assert found.memory == pytest.approx(0.1)
+    assert found.wire == pytest.approx(0.3)
+    assert found.work == pytest.approx(0.4)  # the compiler's cycles at 1.5 GHz
+    assert found.exposed == pytest.approx(0.15)
+    assert found.step == pytest.approx(0.55)
+    assert found.bound == pytest.approx(0.3)
+    flops = train_flops_per_pair(CONFIG.model) * 4096
+    assert found.mfu == pytest.approx(flops / (256 * 197e12 * 0.55))
+    assert found.mfu_bound == pytest.approx(flops / (256 * 197e12 * 0.3))
+    slower = times(dataclasses.replace(step, cycles=int(1.5e9 * 0.1)), CONFIG, parse_pod("v5e:16x16"))
+    assert slower.exposed == pytest.approx(0.15 + 0.05)  # what the asynchronous one takes beyond all work
+
+
+def test_without_cycles_products_and_memory_add_up():
+    step = compiled(devices=64, products=int(64 * 989.4e12 * 0.2), hbm=int(3.35e12 * 0.1))
+    assert times(step, CONFIG, parse_pod("h100:64")).work == pytest.approx(0.3)
+
+
+def test_a_device_that_is_half_a_chip_has_half_of_all():
+    step = compiled(devices=128, products=int(64 * 2307e12 * 0.2), hbm=int(7.38e12 / 2 * 0.1))
+    pod = parse_pod("tpu7x:4x4x4")
+    assert times(step, CONFIG, pod).products == pytest.approx(0.2)
+    assert times(step, CONFIG, pod).memory == pytest.approx(0.1)
+    assert memory_of(pod, 128) == 96 * 2**30
+
+
+def test_a_refusal_names_what_would_be_needed():
+    said = "total memory required for HLO temporaries (24.81G) exceeds available HBM (15.75G). HLO module: jit_step."
+    assert needed_bytes(said) == int(24.81 * 2**30)
+    assert needed_bytes("RESOURCE_EXHAUSTED: no figure") == 1
+
+
+def test_settings_are_added_until_they_fit():
+    asked: list[TrainConfig] = []
+
+    def compile_(config: TrainConfig, offers, pod) -> Compiled:
+        asked.append(config)
+        fits = config.mesh.fsdp > 1
+        return compiled(products=1, needed=0 if fits else 20 * 2**30)
+
+    trials = list(tried(CONFIG, {}, parse_pod("v5e:16x16"), compile_))
+    assert [trial.settings for trial in trials][-1] == (
+        "--config.objective.form=ring",
+        "--config.model.running.remat=block",
+        "--config.mesh.fsdp=16",
+    )
+    assert [trial.fits for trial in trials] == [False] * 4 + [True]
+    assert [config.model.running.remat for config in asked] == ["none", "none", "dots", "block", "block"]
+    assert asked[0] == CONFIG
+
+
+def test_at_last_the_batch_is_halved_while_it_divides():
+    def compile_(config: TrainConfig, offers, pod) -> Compiled:
+        return compiled(needed=20 * 2**30)
+
+    trials = list(tried(CONFIG, {}, parse_pod("v5e:16x16"), compile_))
+    last = trials[-1].config
+    assert (last.accumulate, last.batch_size) == (16, 4096)  # 16 pairs a chip, one at a time
+    more = list(tried(dataclasses.replace(CONFIG, batch_size=2**14), {}, parse_pod("v5e:16x16"), compile_))
+    assert (more[-1].config.accumulate, more[-1].config.batch_size) == (16, 4096)
+    assert trials[-1].times is None
+    assert [setting for setting in more[-1].settings if "batch_size" in setting] == ["--config.batch_size=4096"]
+    assert len(list(tried(CONFIG, {}, parse_pod("v5e:16x16"), compile_, search=False))) == 1
