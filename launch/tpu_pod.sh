@@ -44,11 +44,13 @@ pod_state() {
     fi
 }
 
-# That of tpu_worker.sh; lost where the worker cannot be reached.
+# That of tpu_worker.sh on all: running while one does, else the exit code of one that crashed, else what the first says;
+# lost where a worker cannot be reached.
 run_state() {
-    local answer
-    answer=$(worker 0 state 2>/dev/null) || answer=lost
-    echo "${answer##*$'\n'}"
+    local answers
+    answers=$(worker all state 2>/dev/null) || answers=lost
+    answers=$(grep -xE 'lost|running|none|told|[0-9]+' <<<"$answers" || echo lost)
+    grep -x -m 1 running <<<"$answers" || grep -vxE -m 1 "lost|none|told|0|$stopped" <<<"$answers" || head -n 1 <<<"$answers"
 }
 
 # A pod that works: the one there is, or a new one where there is none, it was taken away, or the request came to nothing.

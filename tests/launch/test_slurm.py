@@ -15,8 +15,11 @@ import pytest
 from tests.launch import slurm_cluster
 
 ROOT = Path(__file__).parents[2]
-STEPS = 120
-SMALL = (f"--config.steps={STEPS}", "--config.eval_every=0", "--config.checkpoint.every=20", "--config.evals={}")
+STEPS = 60
+SMALL = [
+    f"--config.{field}"
+    for field in (f"steps={STEPS}", "eval_every=0", "evals={}", "checkpoint.every=5", "read.workers=1")
+]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def test_a_run_outlives_preemption_the_time_limit_and_a_lost_process(slurm: dict
     job.train_on(5)
     job.run("scancel", "--batch", "--signal=TERM", job.number)  # as --signal=B:TERM does before the time limit
     job.wait_for_restart(2)
-    job.train_on(25)
+    job.train_on(6)
     os.kill(processes_of(job.workdir)[0], signal.SIGKILL)
     job.wait_for_restart(3)
     job.wait(lambda: job.state()["JobState"] in ("COMPLETED", "FAILED"))
