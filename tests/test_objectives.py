@@ -26,7 +26,7 @@ from clip_jax.losses.relational import vrd, vrd_ce, xrd
 from clip_jax.losses.robust import drrho
 from clip_jax.losses.sigmoid import sigmoid_pairs
 from clip_jax.losses.similarities import affinity, crd, reinforcement, sigmoid_distillation
-from clip_jax.models.clip import MAX_LOGIT_SCALE, bind, towers_of, unit
+from clip_jax.models.clip import MAX_LOGIT_SCALE, bind, noise_for, towers_of, unit
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.objectives import Features, ObjectiveConfig, Ramp, heads_of, objective, weight_at
 from clip_jax.optim import OptimConfig, layer_rates
@@ -140,8 +140,9 @@ def done(plan: Plan, step: Any, start: Any) -> tuple[list[dict[str, float]], lis
 def by_hand(params: Any, batch: Any, number: jax.Array) -> dict[str, jax.Array]:
     """Each term's value, and those against each teacher, from the losses themselves on one device."""
     clip, key = bind(MODEL, towers_of(params)), jax.random.fold_in(jax.random.key(0), number)
-    raw_image, raw_text = clip.image_features(batch["image"], key), clip.text_features(batch["text"])
-    raw_masked = clip.image_features(batch["image"], jax.random.fold_in(key, 1), patch_dropout=0.5)
+    noise, hidden = (noise_for(MODEL, BATCH, one) for one in (key, jax.random.fold_in(key, 1)))
+    raw_image, raw_text = clip.image_features(batch["image"], noise), clip.text_features(batch["text"])
+    raw_masked = clip.image_features(batch["image"], hidden, patch_dropout=0.5)
     x, y, z = unit(raw_image), unit(raw_text), unit(clip.text_features(batch["synthetic"]))
     s, label = clip.scale(), batch["label"]
     pairs, synthetic = Pairs(x, y, s, clip.bias()), Pairs(x, z, s)

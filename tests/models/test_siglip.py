@@ -23,6 +23,7 @@ from clip_jax.models.clip import (
     adapt_positions,
     bind,
     init_params,
+    noise_for,
 )
 from clip_jax.models.layers import Running
 from clip_jax.models.text import TextConfig
@@ -147,10 +148,11 @@ def test_the_first_token_sees_all_of_a_text(rough):
 
 
 def test_patch_dropout_keeps_positions(rough, batch, embedded):
-    config, key = with_towers(CONFIG, vision={"patch_dropout": 0.5}), jax.random.key(3)
-    found = encode(config, rough, batch["image"], batch["text"], key)[0]
+    config = with_towers(CONFIG, vision={"patch_dropout": 0.5})
+    noise = noise_for(config, 16, jax.random.key(3))
+    found = encode(config, rough, batch["image"], batch["text"], noise)[0]
     numbers = jnp.broadcast_to(jnp.arange(4, dtype=jnp.float32)[None, :, None], (16, 4, 1))
-    kept = np.asarray(drop_patches(numbers, 0.5, key))[..., 0].astype(int)
+    kept = np.asarray(drop_patches(numbers, 0.5, noise))[..., 0].astype(int)
     pixels = normalized(config, batch["image"])
     np.testing.assert_allclose(found, reference.image_embeddings(config, rough, pixels, kept), atol=1e-5)
     np.testing.assert_array_equal(encode(config, rough, batch["image"], batch["text"])[0], embedded[0])

@@ -13,7 +13,15 @@ from PIL import Image
 
 from clip_jax import tree
 from clip_jax.models import presets
-from clip_jax.models.clip import CLIPConfig, PreprocessConfig, abstract_params, adapt_positions, bind, init_params
+from clip_jax.models.clip import (
+    CLIPConfig,
+    PreprocessConfig,
+    abstract_params,
+    adapt_positions,
+    bind,
+    init_params,
+    noise_for,
+)
 from clip_jax.models.layers import Block, BlockConfig, Running, run_blocks, stacked_blocks
 from clip_jax.models.text import TextConfig
 from clip_jax.models.vit import VisionConfig, drop_patches, resize_positions
@@ -23,9 +31,9 @@ from tests.models import reference
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK_COMPILE)
-def encode(config: CLIPConfig, params, images, tokens, key=None):
+def encode(config: CLIPConfig, params, images, tokens, noise=None):
     clip = bind(config, params)
-    return clip.encode_image(images, key), clip.encode_text(tokens)
+    return clip.encode_image(images, noise), clip.encode_text(tokens)
 
 
 def normalized(config: CLIPConfig, images: np.ndarray) -> np.ndarray:
@@ -209,22 +217,26 @@ def test_initialisation():
 def test_drop_patches_keeps_a_subset_of_each_sample(rate):
     samples, patches = 6, 10
     x = np.arange(samples * patches, dtype=np.float32).reshape(samples, patches, 1)
-    kept = np.asarray(drop_patches(jnp.asarray(x), rate, jax.random.key(0)))[..., 0].astype(int)
+    again, kept, other = (
+        np.asarray(drop_patches(jnp.asarray(x), rate, jax.random.uniform(jax.random.key(seed), (samples, patches))))
+        for seed in (0, 0, 1)
+    )
+    again, kept, other = (found[..., 0].astype(int) for found in (again, kept, other))
     assert kept.shape == (samples, max(1, int(patches * (1 - rate))))
     np.testing.assert_array_equal(kept // patches, np.broadcast_to(np.arange(samples)[:, None], kept.shape))
     assert all(len(set(row)) == len(row) for row in kept)
-    again, other = (np.asarray(drop_patches(jnp.asarray(x), rate, jax.random.key(seed)))[..., 0] for seed in (0, 1))
     np.testing.assert_array_equal(again, kept)
     assert (other != kept).any()
     assert len({tuple(sorted(row % patches)) for row in kept}) > 1  # not the same patches of every sample
 
 
-def test_patch_dropout_keeps_positions_and_is_off_without_key(small, rough, small_batch, embedded):
+def test_patch_dropout_keeps_positions_and_is_off_without_noise(small, rough, small_batch, embedded):
     config = dataclasses.replace(small, vision_cfg=dataclasses.replace(small.vision_cfg, patch_dropout=0.5))
-    images, text, key = small_batch["image"], small_batch["text"], jax.random.key(3)
-    found = encode(config, rough, images, text, key)[0]
+    images, text = small_batch["image"], small_batch["text"]
+    noise = noise_for(config, len(images), jax.random.key(3))
+    found = encode(config, rough, images, text, noise)[0]
     numbers = jnp.broadcast_to(jnp.arange(4, dtype=jnp.float32)[None, :, None], (len(images), 4, 1))
-    kept = np.asarray(drop_patches(numbers, 0.5, key))[..., 0].astype(int)
+    kept = np.asarray(drop_patches(numbers, 0.5, noise))[..., 0].astype(int)
     assert kept.shape == (16, 2)
     np.testing.assert_allclose(
         found, reference.image_embeddings(small, rough, normalized(small, images), kept), atol=1e-5
