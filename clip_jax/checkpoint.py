@@ -16,7 +16,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from clip_jax.state import TrainState
 
 _log = logging.getLogger(__name__)
-_ITEMS = ("params", "ema", "rest", "proof")
+_ITEMS = ("params", "ema", "rest", "recent", "proof")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,10 +72,14 @@ class Checkpoints:
         Raises SaveFailed where it cannot even begin; what goes wrong in the background, `wait` raises.
         """
         rest = _rest(state)
+        recent = {"losses": state.recent}
         items: dict[str, Any] = {"params": ocp.args.StandardSave(state.params), "rest": ocp.args.StandardSave(rest)}
         if state.ema is not None:
             items["ema"] = ocp.args.StandardSave(state.ema)
-        proof = {"fingerprints": _fingerprints({"params": state.params, "ema": state.ema, "rest": rest})}
+        if state.recent is not None:
+            items["recent"] = ocp.args.StandardSave(recent)
+        parts = {"params": state.params, "ema": state.ema, "recent": recent, "rest": rest}
+        proof = {"fingerprints": _fingerprints(parts)}
         figure = {self._config.best: metrics[self._config.best]} if self._config.best in metrics else None
         args = ocp.args.Composite(proof=ocp.args.JsonSave(proof), **items)
         self._settled(lambda: self._manager.save(int(state.step), args=args, metrics=figure, force=True))
@@ -88,9 +92,11 @@ class Checkpoints:
         checkpoint is that of another model or optimizer.
         """
         steps = self.steps()[::-1]
-        items = {"params": abstract.params, "rest": _rest(abstract)}
+        items: dict[str, Any] = {"params": abstract.params, "rest": _rest(abstract)}
         if abstract.ema is not None:
             items["ema"] = abstract.ema
+        if abstract.recent is not None:
+            items["recent"] = {"losses": abstract.recent}
         for candidate in steps:
             try:
                 found = self._read(candidate, items)
@@ -98,7 +104,8 @@ class Checkpoints:
                 _log.warning("checkpoint at step %d is damaged and was passed over: %s", candidate, damage)
                 continue
             self._set_aside([damaged for damaged in steps if damaged > candidate])
-            return TrainState(params=found["params"], ema=found.get("ema"), **found["rest"])
+            recent = found["recent"]["losses"] if "recent" in found else _none_yet(abstract.recent)
+            return TrainState(params=found["params"], ema=found.get("ema"), recent=recent, **found["rest"])
         if steps:
             raise ValueError(
                 f"none of the checkpoints at steps {steps} can be read (reasons above); use another workdir to start anew"
@@ -149,6 +156,8 @@ class Checkpoints:
             lambda: self._manager.restore(step, args=ocp.args.Composite(proof=ocp.args.JsonRestore()))
         )
         fingerprints = self._damage_of(lambda: dict(stored["proof"]["fingerprints"]))
+        if "['recent']['losses']" not in fingerprints:  # written when nobody looked for spikes
+            items = {name: item for name, item in items.items() if name != "recent"}
         _check_leaves(step, items, [name for name in fingerprints if not partial or _is_own(name, items)])
         args = {
             name: _partly(abstract) if partial else ocp.args.StandardRestore(abstract)
@@ -199,7 +208,13 @@ def _check_leaves(step: int, items: dict[str, Any], names: Iterable[str]) -> Non
 
 def _rest(state: TrainState) -> dict[str, Any]:
     kept = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    return {name: value for name, value in kept.items() if name not in ("params", "ema")}
+    return {name: value for name, value in kept.items() if name not in ("params", "ema", "recent")}
+
+
+def _none_yet(recent: Any) -> jax.Array | None:
+    if recent is None:
+        return None
+    return jax.jit(lambda: jnp.full(recent.shape, jnp.nan, recent.dtype), out_shardings=recent.sharding)()
 
 
 def _fingerprints(items: dict[str, Any]) -> dict[str, int]:

@@ -6,13 +6,16 @@ timing.jsonl       speed, loader wait, memory: true of the machine, not of the e
 bad_samples.jsonl  each replaced sample: step, uid, shard, reason (bad_samples.N.jsonl by process N)
 tokenizer.json     where it is not CLIP's
 teachers.json      hashes of each teacher's weights and of its store's manifest: a run that goes on must find the same
-tensorboard/       event files               evaluation.json    the last evaluation       pictures.npz, report.html, beside.html
+rewinds.json       where it went back behind a loss spike               starts.jsonl     when it was started, from which step
+tensorboard/       event files               profile/           a profiler's trace, where config.profile asks for one
+evaluation.json    the last evaluation       pictures.npz, report.html, beside.html
 """
 
 import collections
+import contextlib
 import fcntl
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ TEACHERS = "teachers.json"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
+STARTS = "starts.jsonl"
+PROFILE = "profile"
 EVALUATION = "evaluation.json"
 PICTURES = "pictures.npz"
 REPORT = "report.html"
@@ -71,9 +76,12 @@ class Lock:
 
 
 class Records:
-    """All that a run writes down while it trains, from step `start` on; only process 0 writes figures."""
+    """All that a run writes down while it trains, from step `start` on; only process 0 writes figures.
 
-    def __init__(self, workdir: Path, start: int, *, wandb: str = ""):
+    began: when the run was first started, seconds as of time.time(). useful_seconds: as in clip_jax.clock, up to `start`.
+    """
+
+    def __init__(self, workdir: Path, start: int, *, wandb: str = "", began: float):
         process = jax.process_index()
         self._first = process == 0
         name = "bad_samples.jsonl" if self._first else f"bad_samples.{process}.jsonl"
@@ -82,12 +90,17 @@ class Records:
         self._bad_shards = collections.Counter(row["shard"] for row in rows)
         self._metrics: list[Writer] = []
         self._timing: list[Writer] = []
+        self.began, self.useful_seconds = began, 0.0
         if self._first:
+            with (workdir / STARTS).open("a") as file:
+                file.write(json.dumps({"step": start, "time": began}) + "\n")
+            self.began = min((row["time"] for row in _rows(workdir / STARTS)), default=began)
             shared: list[Writer] = [TensorBoardWriter(workdir / "tensorboard", start)]
             if wandb:
                 shared.append(WandbWriter(wandb, workdir))
             self._metrics = [JsonlWriter(workdir / METRICS, start), *shared]
             self._timing = [JsonlWriter(workdir / TIMING, start), *shared]
+            self.useful_seconds = max((row.get("useful_seconds", 0.0) for row in _rows(workdir / TIMING)), default=0.0)
 
     def metrics(self, step: int, figures: Mapping[str, float]) -> None:
         """What is true of the experiment."""
@@ -116,3 +129,10 @@ class Records:
         """Flushes and closes all."""
         for writer in {id(w): w for w in (*self._metrics, *self._timing, self._bad)}.values():
             writer.close()
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    """Those that are whole."""
+    for line in file.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)

@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "data.clip_retrieval_files",
         ),
         *("evals.prompts", "interop.proof.outputs", "interop.proof.reference_math"),
-        *("losses.collect", "losses.reductions", "losses.sizes", "cli.start", "models.heads", "clock"),
+        *("losses.collect", "losses.reductions", "losses.sizes", "cli.start", "models.heads", "clock", "profiling"),
         *("plan.chips", "plan.hlo", "plan.products"),
     ),
     (  # placement, losses, optimizers, checkpoints, single sources
@@ -79,7 +79,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("interop.proof.reference",),
     ("models.layers", "data.taught", "data.webdataset", "data.glyph_fonts"),
     ("models.vit", "models.resnet", "models.text", "data.glyphs", "data.pipeline"),  # one tower each
-    ("models.clip", "models.cut", "data.sources", "data.teacher_items", "interop.proof.samples", "run_folder"),
+    ("models.clip", "models.cut", "data.sources", "data.teacher_items", "interop.proof.samples", "run_folder", "rewinds"),
     (
         "inherit",
         "models.masks",
@@ -130,6 +130,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("interop.recognize", "interop.write", "extract", "store_import", "plan.fit"),
     ("loading", "init_from", "interop.convert", "masked_run", "students", "plan.words"),
     ("teaching",),
+    ("limits",),
     ("train",),
     ("report.svg", "report.render", "report.figures"),
     ("report.words", "report.plots", "report.scatter"),

@@ -1,5 +1,6 @@
 """clip-jax train: from a config and a folder to a trained model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -51,4 +52,21 @@ def main(argv: list[str]) -> int:
     if jax.process_index() == 0:
         what = "finished" if done.complete else "stopped, saved; the same command goes on"
         print(f"{what} at step {done.step:,} of {config.steps:,}; everything is in {workdir}")
+        if done.timing:
+            print(timing_words(done.timing))
     return 0 if done.complete else stopped_code.value
+
+
+def timing_words(timing: Mapping[str, float]) -> str:
+    """Where the time went, as one line. timing: the figures of clip_jax.clock."""
+    parts = [
+        f"goodput {timing['goodput']:.0%}",
+        f"step {1000 * timing['step_p50']:,.0f} ms (p99 {1000 * timing['step_p99']:,.0f})",
+        f"loader wait {timing['loader_wait']:.0%}",
+        f"held up by checkpoints {timing['checkpoint_stall']:.1f} s",
+    ]
+    if "mfu" in timing:
+        parts.append(f"MFU {timing['mfu']:.0%}")
+    if "device_memory_gb" in timing:
+        parts.append(f"device memory {timing['device_memory_gb']:.1f} GB")
+    return ", ".join(parts)
