@@ -17,7 +17,8 @@
 # preemptions do not count. POLL (30): seconds between two looks. Project and account are those of `gcloud config`.
 set -euo pipefail
 
-readonly stopped=75 wrong=2 # exit codes of a run that was told to stop and has saved; of a config or flag that cannot work
+# Exit codes: of a run that was told to stop and has saved; of one that lost another process; of flags that cannot work.
+readonly stopped=76 lost=75 wrong=2
 
 say() { echo "tpu_pod: $*" >&2; }
 
@@ -50,7 +51,7 @@ run_state() {
     local answers
     answers=$(worker all state 2>/dev/null) || answers=lost
     answers=$(grep -xE 'lost|running|none|told|[0-9]+' <<<"$answers" || echo lost)
-    grep -x -m 1 running <<<"$answers" || grep -vxE -m 1 "lost|none|told|0|$stopped" <<<"$answers" || head -n 1 <<<"$answers"
+    grep -x -m 1 running <<<"$answers" || grep -vxE -m 1 "lost|none|told|0|$stopped|$lost" <<<"$answers" || head -n 1 <<<"$answers"
 }
 
 # A pod that works: the one there is, or a new one where there is none, it was taken away, or the request came to nothing.
@@ -116,7 +117,7 @@ train() { # FLAG ...
             0) say "complete; '$0 delete' gives the pod back" && return ;;
             told) say "stopped and saved; the same command goes on" && return ;;
             "$wrong") say "not restarted, see the error above" && return "$wrong" ;;
-            lost | none | "$stopped") say "the workers were taken away" ;;
+            lost | none | "$stopped" | "$lost") say "the workers were taken away" ;;
             *)
                 failures=$((failures + 1))
                 say "exit code $state, failure $failures of ${MAX_FAILURES:-10}"

@@ -9,7 +9,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-readonly stopped=75 # exit code of a run that was told to stop and has saved
+readonly stopped=76 # exit code of a run that was told to stop and has saved
 mkdir -p .pod       # log, pid, code, told: of the newest run
 
 pid() { cat .pod/pid 2>/dev/null || echo none; }

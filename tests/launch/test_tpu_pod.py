@@ -23,7 +23,7 @@ fate=$(sed -n "$((n + 1))p" "$STUB/fates")
 echo "start $((n + 1)) of $STUB_WORKER: $fate"
 case $fate in
     taken) sleep 0.5; printf SUSPENDED >"$STUB/pod" ;;
-    told) trap 'exit 75' TERM; while true; do sleep 0.1; done ;;
+    told) trap 'exit 76' TERM; while true; do sleep 0.1; done ;;
     *) exit "$fate" ;;
 esac
 """
@@ -100,7 +100,7 @@ def test_a_pod_is_made_and_a_run_reaches_all_workers_with_its_arguments_whole(po
     ]
     for worker in ("w0", "w1"):
         told = (pod.folder / f"arguments.{worker}").read_text().splitlines()
-        assert told == ["-m", "clip_jax", "train", "--distributed=auto", "--stopped_code=75", *TRAIN[1:]]
+        assert told == ["-m", "clip_jax", "train", "--distributed=auto", "--stopped_code=76", *TRAIN[1:]]
         assert (pod.folder / worker / "clip_jax/clip_jax/train.py").read_bytes() == (
             ROOT / "clip_jax/train.py"
         ).read_bytes()
