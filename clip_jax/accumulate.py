@@ -27,8 +27,8 @@ def by_parts(embed: Embed, goal: Goal, parts: int, mesh: Mesh, shardings: Any) -
     """
 
     def run(params: Any, inputs: Any) -> Any:
-        pieces = _cut(inputs, parts, mesh)
-        rows = _joined(jax.lax.map(functools.partial(embed, params), pieces), mesh)
+        pieces = cut_rows(inputs, parts, mesh)
+        rows = joined_rows(jax.lax.map(functools.partial(embed, params), pieces), mesh)
         (loss, more), (grads, slopes) = jax.value_and_grad(goal, argnums=(0, 1), has_aux=True)(params, rows)
 
         def add(grads: Any, at: Any) -> tuple[Any, None]:
@@ -36,12 +36,12 @@ def by_parts(embed: Embed, goal: Goal, parts: int, mesh: Mesh, shardings: Any) -
             [more] = jax.vjp(lambda params: embed(params, piece), params)[1](slope)
             return jax.lax.with_sharding_constraint(jax.tree.map(jnp.add, grads, more), shardings), None
 
-        return (loss, more), jax.lax.scan(add, grads, (pieces, _cut(slopes, parts, mesh)))[0]
+        return (loss, more), jax.lax.scan(add, grads, (pieces, cut_rows(slopes, parts, mesh)))[0]
 
     return run
 
 
-def _cut(rows: Any, parts: int, mesh: Mesh) -> Any:
+def cut_rows(rows: Any, parts: int, mesh: Mesh) -> Any:
     """[B@(replica, data, fsdp), ...] -> [parts, B / parts@(replica, data, fsdp), ...]; no row changes its device."""
     devices = batch_shards(mesh)
     at = NamedSharding(mesh, PartitionSpec(None, BATCH))
@@ -53,8 +53,8 @@ def _cut(rows: Any, parts: int, mesh: Mesh) -> Any:
     return jax.tree.map(one, rows)
 
 
-def _joined(rows: Any, mesh: Mesh) -> Any:
-    """The inverse of `_cut`."""
+def joined_rows(rows: Any, mesh: Mesh) -> Any:
+    """The inverse of `cut_rows`."""
     devices = batch_shards(mesh)
 
     def one(x: jax.Array) -> jax.Array:

@@ -58,7 +58,7 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Features:
-    """The student's embeddings of a batch before their norm, [B@(data, fsdp), E]; see terms.Student for the rest."""
+    """The student's embeddings of a batch before their norm, [B@(replica, data, fsdp), E]; see terms.Student for the rest."""
 
     image: jax.Array
     text: jax.Array

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clip_jax import sharding, tree
+from clip_jax.accumulate import cut_rows, joined_rows
 from clip_jax.data.centroids import class_centroids, first_samples
 from clip_jax.data.source import Source
 from clip_jax.data.taught import Taught, check_generated
@@ -156,15 +157,22 @@ class Filling:
 
 
 def _run(model: CLIPConfig, plan: Plan) -> Any:
-    """jit of (parameters, inputs) -> Targets, whose rows lie as the batch's do."""
-    rows, whole = sharding.batch_sharding(plan.mesh), replicated(plan.mesh)
+    """jit of (parameters, inputs) -> Targets, whose rows lie as the batch's do; in as many parts as the student's."""
+    mesh, parts = plan.mesh, plan.config.accumulate
+    rows, whole = sharding.batch_sharding(mesh), replicated(mesh)
 
     def run(params: Any, given: Mapping[str, jax.Array]) -> Targets:
         clip = bind(model, jax.tree.map(jax.lax.stop_gradient, params))
-        with jax.sharding.use_abstract_mesh(plan.mesh.abstract_mesh):
-            image = clip.encode_image(given["image"])
-            text, synthetic = (clip.encode_text(given[key]) if key in given else None for key in ("text", "synthetic"))
-        return Targets(image=image, text=text, synthetic=synthetic, scale=clip.scale(), bias=clip.bias())
+
+        def embed(piece: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                texts = {name: clip.encode_text(piece[name]) for name in ("text", "synthetic") if name in piece}
+                return {"image": clip.encode_image(piece["image"])} | texts
+
+        wanted = {name: given[name] for name in ("image", "text", "synthetic") if name in given}
+        pieces = wanted if parts == 1 else cut_rows(wanted, parts, mesh)
+        embedded = embed(pieces) if parts == 1 else joined_rows(jax.lax.map(embed, pieces), mesh)
+        return Targets(**embedded, scale=clip.scale(), bias=clip.bias())
 
     at: dict[str, Any] = {"image": rows, "text": rows, "synthetic": rows, "scale": whole, "bias": whole}
     return jax.jit(run, out_shardings=Targets(**at))

@@ -59,9 +59,9 @@ class TermOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Student:
-    """This device's rows of the student's unit-norm embeddings, f32[B@(data, fsdp), E], and its factor and bias, f32[].
+    """This device's rows of the student's unit-norm embeddings, f32[B@(replica, data, fsdp), E], and its factor and bias, f32[].
 
-    synthetic: of generated captions. masked: of images most of whose patches were hidden. label: i32[B@(data, fsdp)], -1
+    synthetic: of generated captions. masked: of images most of whose patches were hidden. label: i32[B@(replica, data, fsdp)], -1
     for none. Those that no term needs are None.
     """
 

@@ -11,6 +11,7 @@ from clip_jax.models.clip import count_parameters
 from clip_jax.models.flops import macs_per_pair
 from clip_jax.objectives import Ramp, serving
 from clip_jax.optim import decay_mask, learning_rate, trained_mask
+from clip_jax.sharding import batch_shards
 from clip_jax.teachers import KINDS, AverageTeacher, StoreTeacher, TeacherConfig
 
 
@@ -18,11 +19,13 @@ def print_plan(plan: Plan, console: Console) -> None:
     """Prints it all; compiles the step, allocates nothing."""
     console.print(_parameters(plan))
     config = plan.config
-    size = plan.mesh.devices.size
+    mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.shape.items() if size > 1) or "of one device"
+    rows = config.batch_size // batch_shards(plan.mesh)
+    parts = f", in {config.accumulate} parts" if config.accumulate > 1 else ""
     console.print(
         f"\n{count_parameters(config.model):,} parameters  ·  {macs_per_pair(config.model) / 1e9:.2f} GMACs a pair  ·  mesh "
-        f"{dict(plan.mesh.shape)} of {size} {plan.mesh.devices.flat[0].device_kind}  ·  batch {config.batch_size:,}, "
-        f"{config.batch_size // size:,} a device\n"
+        f"{mesh}, {plan.mesh.devices.size} {plan.mesh.devices.flat[0].device_kind}  ·  batch {config.batch_size:,}, "
+        f"{rows:,} a device{parts}\n"
     )
     console.print(_objective(plan))
     if config.teachers:
@@ -61,6 +64,8 @@ def _objective(plan: Plan) -> Table:
         if isinstance(weight, Ramp):
             said = f"{weight.start:g} to {weight.end:g}, steps {weight.first:,} to {weight.last:,}"
         view.add_row(name, said, "the pairs" if term.of == "student" else ", ".join(serving(name, teachers)))
+    if goal.form != "gathered":
+        view.caption = f"{goal.form}, {goal.chunk:,} columns of logits at a time"
     return view
 
 
@@ -94,7 +99,7 @@ def _memory(plan: Plan) -> Table:
         "parameters": tree.bytes_per_device(state.params, at.params),
         "optimizer": tree.bytes_per_device(state.opt_state, at.opt_state),
         "average": tree.bytes_per_device(state.ema, at.ema),
-        "batch": sum(tree.bytes_of(leaf) for leaf in plan.batch().values()) // plan.mesh.devices.size,
+        "batch": sum(tree.bytes_of(leaf) for leaf in plan.batch().values()) // batch_shards(plan.mesh),
     }
     analysis = plan.step.lower(plan.state, plan.batch()).compile().memory_analysis()
     if analysis is not None:
