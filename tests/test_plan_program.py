@@ -66,11 +66,18 @@ def test_reach_of_groups():
         ("mesh['a'=8] {'a':(4)2}", ("fsdp",), 2),  # the inner factor
         ("mesh['a'=8] {'a':(1)4}", ("data",), 4),
         ("mesh['a'=2,'b'=2,'c'=2] {'a','b'}", ("data",), 4),
+        ("mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}", ("fsdp",), 2),
+        ("mesh['a'=2,'b'=4], device_ids=(0,2,4,6,1,3,5,7) {'b'}", ("data",), 4),
     ],
 )
 def test_every_form_of_groups(groups, axes, size):
     [one] = found_in(program(f"ROOT %r = f32[8,16]{{1,0}} all-reduce(%p), replica_groups={groups}, to_apply=%add"))
     assert (one.axes, one.size) == (axes, size)
+
+
+def test_groups_in_an_unknown_form_are_refused():
+    with pytest.raises(ValueError, match="no known form"):
+        found_in(program("ROOT %r = f32[8,16]{1,0} all-reduce(%p), replica_groups=<8>, to_apply=%add"))
 
 
 def test_a_group_of_one_sends_nothing():

@@ -95,19 +95,31 @@ def _pairs(one: Instruction) -> list[list[int]]:
 
 
 def _groups(one: Instruction, mesh: Mapping[str, int]) -> np.ndarray:
-    """i32[groups, devices of each], of any of the three forms in which XLA prints them."""
-    count = int(np.prod(list(mesh.values())))
-    if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", one.rest):
-        shape, dims = (tuple(map(int, part.split(","))) for part in (iota[1], iota[2]))
-        order = tuple(map(int, iota[3].split(","))) if iota[3] else tuple(range(len(dims)))
-        return np.arange(np.prod(dims)).reshape(dims).transpose(order).reshape(shape)
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", one.rest):
+    """i32[groups, devices of each], of any of the forms in which XLA prints them. Raises ValueError for another."""
+    if "replica_groups=" not in one.rest or "replica_groups={}" in one.rest:
+        return np.arange(np.prod(list(mesh.values())))[None]
+    if iota := re.search(r"replica_groups=\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", one.rest):
+        return _iota(iota[2]).reshape(_numbers(iota[1]))
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^{]*)\))? \{([^}]*)\}", one.rest):
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
-        return _along(sizes, re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", named[2]))
-    listed = re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", one.rest)
-    if not listed:
-        return np.arange(count)[None]
-    return np.asarray([list(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", listed[1])])
+        groups = _along(sizes, re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", named[3]))
+        return (_iota(named[2]) if named[2] else np.arange(groups.size))[groups]
+    if listed := re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", one.rest):
+        return np.asarray([_numbers(group) for group in re.findall(r"\{([\d,]+)\}", listed[1])])
+    raise ValueError(f"{one.name}: no known form of replica_groups in {one.rest[:200]!r}")
+
+
+def _iota(text: str) -> np.ndarray:
+    """Devices in order of "[4,2]T(1,0)", a transposed count, or of "0,2,1,3"."""
+    shape = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    if not shape:
+        return np.asarray(_numbers(text))
+    counted = np.arange(np.prod(_numbers(shape[1]))).reshape(_numbers(shape[1]))
+    return counted.transpose(_numbers(shape[2]) if shape[2] else None).ravel()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
 
 
 def _along(sizes: Mapping[str, int], along: Sequence[tuple[str, str, str]]) -> np.ndarray:

@@ -14,7 +14,7 @@ from clip_jax.experiment import Plan, TrainConfig
 from clip_jax.objectives import Features, objective
 from clip_jax.plan.collectives import Collective, collectives
 from clip_jax.plan.hlo import parse
-from clip_jax.plan.products import product_flops
+from clip_jax.plan.products import product_cost
 from clip_jax.plan.traffic import cycles, hbm_bytes
 from clip_jax.projections import DISTILL
 from clip_jax.teachers import Offer
@@ -27,11 +27,12 @@ class Compiled:
     """Figures of one compiled step; bytes and `*_flops` but for `products` are one device's.
 
     parameters, optimizer, average, batch: what goes into the step, counted on the abstract arrays and their placement.
-    temporaries, code: the compiler's own count: activations, gradients, the loss's matrices and buffers at their peak.
-    loss: temporaries of the objective with its gradient, compiled alone. products: FLOPs over all devices, counted on the
-    traced program: loops by their lengths, recomputation too. xla_flops: XLA's own count, loops once. hbm: bytes moved in a
-    step. cycles: the TPU compiler's estimate of its own program, 0 elsewhere. needed: bytes, where the compiler refused for
-    lack of memory; all that follows from the program is 0 then.
+    temporaries, code: the compiler's own count: activations, gradients, the loss's matrices and buffers at their peak. loss:
+    temporaries of the objective with its gradient, compiled alone. products: FLOPs over all devices, counted on the traced
+    program: loops by their lengths, recomputation too. xla_flops: XLA's own count, loops once. hbm: bytes moved in a step;
+    where the program is not the pod's own, those of the products' operands and results and of the update. cycles: the TPU
+    compiler's estimate of its own program, 0 elsewhere. needed: bytes, where the compiler refused for lack of memory; all that
+    follows from the program is 0 then.
     """
 
     kind: str
@@ -75,6 +76,7 @@ def compile_step(
     state, at, began = plan.state, plan.shardings, time.perf_counter()
     platform = devices[0].platform
     traced = plan.step.trace(state, plan.batch())
+    cost = product_cost(traced.jaxpr)
     known: dict[str, Any] = {
         "kind": devices[0].device_kind,
         "devices": len(devices),
@@ -83,12 +85,12 @@ def compile_step(
         "optimizer": tree.bytes_per_device(state.opt_state, at.opt_state),
         "average": tree.bytes_per_device(state.ema, at.ema),
         "batch": sum(_bytes_of_shard(leaf) for leaf in jax.tree.leaves(plan.batch())),
-        "products": product_flops(traced.jaxpr),
+        "products": cost.flops,
     }
     program = _compiled(traced, platform)
     if isinstance(program, int):
         return Compiled(**known, needed=program, seconds=time.perf_counter() - began)
-    memory, cost = program.memory_analysis(), program.cost_analysis()
+    memory = program.memory_analysis()
     parsed = parse(program.as_text())
     order = [place_of[device.id] for device in plan.mesh.devices.flat]
     loss = _compiled(_loss(plan), platform)
@@ -98,8 +100,8 @@ def compile_step(
         temporaries=memory.temp_size_in_bytes,
         code=memory.generated_code_size_in_bytes,
         loss=loss if isinstance(loss, int) else loss.memory_analysis().temp_size_in_bytes,
-        xla_flops=float(cost.get("flops", 0.0)),
-        hbm=hbm_bytes(parsed),
+        xla_flops=float(program.cost_analysis().get("flops", 0.0)),
+        hbm=hbm_bytes(parsed) if platform == "tpu" else cost.bytes // len(devices) + 2 * _updated(known),
         cycles=cycles(parsed),
         collectives=tuple(collectives(parsed, dict(plan.mesh.shape), order, torus)),
     )
@@ -119,6 +121,11 @@ def needed_bytes(message: str) -> int:
     """Bytes that a refusal names: the largest of its sizes, such as "(24.81G) exceeds available HBM (15.75G)"."""
     sizes = [float(size) * _UNITS[unit] for size, unit in re.findall(r"(\d+(?:\.\d+)?)([KMGT])\b", message)]
     return int(max(sizes, default=1))
+
+
+def _updated(known: dict[str, Any]) -> int:
+    """Bytes of what an update reads and writes."""
+    return sum(known[name] for name in ("parameters", "optimizer", "average"))
 
 
 def _bytes_of_shard(leaf: Any) -> int:

@@ -1,31 +1,52 @@
-"""FLOPs of the matrix products and convolutions that a traced program asks for: loops by their lengths, recomputation too."""
+"""What the matrix products and convolutions of a traced program cost: loops by their lengths, recomputation too."""
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 
-def product_flops(jaxpr: Any) -> int:
-    """Two a multiply-add, over all devices: what a shard_map's body computes on one device counts for each of its mesh.
+class Cost(NamedTuple):
+    """flops: two a multiply-add. bytes: of operands and results. Over all devices; a weight that each of them reads counts
+    once."""
 
-    jaxpr: closed or not. Of a conditional's branches the costliest counts, of a while loop without a known length one turn.
+    flops: int
+    bytes: int
+
+    def times(self, factor: int) -> "Cost":
+        """Of so many runs."""
+        return Cost(self.flops * factor, self.bytes * factor)
+
+
+def product_cost(jaxpr: Any) -> Cost:
+    """What a shard_map's body computes on one device counts for each of its mesh; of a conditional's branches the costliest
+    counts, of a while loop without a known length one turn. jaxpr: closed or not.
     """
-    total = 0
+    costs = []
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         name, given = equation.primitive.name, equation.params
-        if name == "dot_general":
-            (contracted, _), _ = given["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
-        elif name == "conv_general_dilated":
-            kernel, out = equation.invars[1].aval.shape, given["dimension_numbers"].rhs_spec[0]
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[out]
+        if name in ("dot_general", "conv_general_dilated"):
+            costs.append(Cost(2 * _multiply_adds(equation), _bytes(equation)))
         elif name == "cond":
-            total += max(map(product_flops, given["branches"]), default=0)
+            costs.append(max(map(product_cost, given["branches"]), default=Cost(0, 0)))
         else:
             factor = given["length"] if name == "scan" else given["mesh"].size if name == "shard_map" else 1
-            total += factor * sum(map(product_flops, _inner(given)))
-    return total
+            costs += [product_cost(inner).times(factor) for inner in _inner(given)]
+    return Cost(sum(cost.flops for cost in costs), sum(cost.bytes for cost in costs))
+
+
+def _multiply_adds(equation: Any) -> int:
+    results = math.prod(equation.outvars[0].aval.shape)
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return results * math.prod(left[axis] for axis in contracted)
+    kernel, out = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec[0]
+    return results * math.prod(kernel) // kernel[out]
+
+
+def _bytes(equation: Any) -> int:
+    arrays = [one.aval for one in (*equation.invars, *equation.outvars)]
+    return sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:

@@ -3,11 +3,12 @@
     products = FLOPs of the program / peak          memory = bytes moved in HBM / bandwidth
     wire = sum over collectives of bytes sent / (links its group can use x bandwidth of one)
 
-The bound takes the three as perfectly overlapped, each at its peak: max(products, memory, wire). No step is faster. What is
-predicted is work + exposed wire. Work is the TPU compiler's own estimate of its program in cycles, over the chip's clock;
-where there is none, products + memory, as if neither hid the other. Exposed are the collectives that the compiler runs by
-themselves, and what the asynchronous ones take beyond all work. Host, input and start-up count nothing. None of this was
-measured on the chips; it compares layouts, and it says what cannot be.
+The bound takes the three as perfectly overlapped, each at its peak: max(products, memory, wire); for GPUs, whose programs are
+not there to count what they move, without memory. No step of this program is faster. What is predicted is work + exposed wire.
+Work is the TPU compiler's own estimate of its program in cycles, over the chip's clock; where there is none, products +
+memory, as if neither hid the other. Exposed are the collectives that the compiler runs by themselves, and what the
+asynchronous ones take beyond all work. Host, input and start-up count nothing. None of this was measured on the chips; it
+compares layouts, and it says what cannot be.
 
 Links. A group that reaches along k axes of a TPU's torus rings through them in both directions, 2 k links, and k where an
 axis is too short to close into a ring (Chip.wraps). An array passed on crosses one link a hop, each of which carries that
@@ -50,7 +51,7 @@ def times(compiled: Compiled, config: TrainConfig, pod: Pod) -> Times:
     work = compiled.cycles / chip.clock if chip.clock and compiled.cycles else products + memory
     beside = sum(seconds for one, seconds in each if one.asynchronous)
     exposed = wire - beside + max(0.0, beside - work)
-    bound = max(products, memory, wire)
+    bound = max(products, memory if pod.is_tpu else 0.0, wire)
     flops = float(train_flops_per_pair(config.model) * config.batch_size)
     peak = chip.flops * pod.size
     return Times(

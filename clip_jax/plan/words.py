@@ -25,8 +25,9 @@ def print_trial(trial: Trial, pod: Pod, console: Console) -> None:
     if not pod.is_tpu:
         console.print(
             "There is no ahead-of-time compiler for GPUs here: this is the same program compiled for as many virtual CPU "
-            "devices. Parameters, optimizer, batch, FLOPs and the layout of collectives are the same on GPUs; temporaries "
-            "and bytes moved are the CPU program's, which fuses less and keeps some bf16 as f32: more than a GPU's.\n"
+            "devices. What goes into the step and its FLOPs are the same on GPUs. Temporaries are the CPU program's, which "
+            "keeps some bf16 as f32; its collectives, too, may be f32, and all-reduces where a GPU's reduce and scatter: "
+            "more than on GPUs. Bytes moved are those of the products' operands and results, as if all else were fused.\n"
         )
     if any(isinstance(teacher, LiveTeacher) for teacher in config.teachers.values()):
         console.print("Live teachers run beside the step, and are not counted.\n")
@@ -138,17 +139,19 @@ def _times(trial: Trial, pod: Pod) -> Table:
     estimate = pod.chip.clock and trial.compiled.cycles
     view = _table("\nTime of a step, predicted", "what", "ms", "how")
     view.add_row("products", _ms(found.products), "at the chip's published peak")
-    view.add_row("memory", _ms(found.memory), "bytes moved at its published bandwidth")
+    moved = f"{trial.compiled.hbm / 1e9:,.1f} GB moved at its published bandwidth"
+    view.add_row("memory", _ms(found.memory), moved)
     view.add_row(
         "wire", _ms(found.wire), f"bytes sent at published bandwidth; {_ms(found.exposed)} beside no other work"
     )
     how = "the TPU compiler's cycles over the chip's clock" if estimate else "products + memory"
     view.add_row("work", _ms(found.work), how)
     pairs = trial.config.batch_size
+    of = "the three" if pod.is_tpu else "products and wire"
     view.add_row(
         "step", _ms(found.step), f"work + exposed wire: MFU {found.mfu:.1%}, {pairs / found.step:,.0f} pairs/s"
     )
-    view.add_row("bound", _ms(found.bound), f"the largest of the three: MFU {found.mfu_bound:.1%}; no step is faster")
+    view.add_row("bound", _ms(found.bound), f"the largest of {of}: MFU {found.mfu_bound:.1%}; no step is faster")
     return view
 
 
