@@ -47,7 +47,7 @@ def compiled_for(
         command = [sys.executable, "-m", "clip_jax.plan.child", str(asked), str(answer)]
         began = time.monotonic()
         with said.open("wb") as log:
-            process = subprocess.Popen(command, env=_environment(pod), stdout=log, stderr=log)
+            process = subprocess.Popen(command, env=environment(pod), stdout=log, stderr=log)
             try:
                 while process.poll() is None:
                     waiting(time.monotonic() - began)
@@ -87,7 +87,7 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _environment(pod: Pod) -> dict[str, str]:
+def environment(pod: Pod) -> dict[str, str]:
     """JAX's own backend is CPU throughout; what is compiled for a TPU is compiled for its description."""
     count = 1 if pod.is_tpu else pod.size
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
