@@ -15,7 +15,7 @@ import pytest
 from tests.launch import slurm_cluster
 
 ROOT = Path(__file__).parents[2]
-STEPS = 60
+STEPS = 40
 SMALL = [
     f"--config.{field}"
     for field in (f"steps={STEPS}", "eval_every=0", "evals={}", "checkpoint.every=5", "read.workers=1")
