@@ -5,9 +5,9 @@ usage: python launch/local.py --processes 4 [--devices 1] [--restarts 3] -- --co
 
 --devices: virtual CPU devices a process. --restarts: of a training, in a row without a new checkpoint; each goes on from the
 newest one. When one process ends abnormally the others are ended at once. All output is shown, each line with its
-process's number. SIGTERM and Ctrl-C are passed on, so that a run saves and ends; SIGTERM to one process alone does the same.
-The exit code is that of the first process that failed (128 + n for signal n), 0 where none did; 2, a mistake in the
-command, is never tried again.
+process's number. SIGTERM and Ctrl-C are passed on, so that a run saves and ends; SIGTERM to one process alone, as where a
+host is taken away, saves on all, and the run goes on with a new start. The exit code is that of the first process that
+failed (128 + n for signal n), 0 where none did; 2, a mistake in the command, is never tried again.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 POLL = 0.05  # seconds between two looks at the processes
+STOPPED = 85  # exit code of a training that was told to stop, and has saved
 
 
 def main() -> int:
@@ -38,8 +39,13 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: group.stop())
     tries, reached = 0, _newest_step(workdir)
+    command = [sys.executable, "-m", "clip_jax", args.command, *arguments]
+    if args.command == "train":
+        command.append(f"--stopped_code={STOPPED}")
     while True:
-        code = group.run([sys.executable, "-m", "clip_jax", args.command, *arguments], args.processes, args.devices)
+        code = group.run(command, args.processes, args.devices)
+        if code == STOPPED and group.stopping:
+            return 0
         if code in (0, 2) or group.stopping or args.command != "train":
             return code
         now = _newest_step(workdir)
@@ -81,7 +87,8 @@ class Group:
             reader.start()
         code = self._first_failure()
         for process in self._running:
-            process.kill()
+            if code != STOPPED:
+                process.kill()
         for reader in readers:
             reader.join()
         return code
@@ -89,13 +96,14 @@ class Group:
     def _first_failure(self) -> int:
         while True:
             codes = [process.poll() for process in self._running]
+            ended = [code for code in codes if code is not None]
             for number, code in enumerate(codes):
-                if code:
+                if code and code != STOPPED:
                     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
                     _say(f"process {number} of {len(codes)} ended {how}")
                     return 128 - code if code < 0 else code
-            if None not in codes:
-                return 0
+            if len(ended) == len(codes):
+                return max(ended)  # 0, or STOPPED
             time.sleep(POLL)
 
 
