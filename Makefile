@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 CLIP := $(BIN)/python -m clip_jax
-.PHONY: quickstart test test-all lint format bench bench-distill bench-teacher scale clean
+.PHONY: quickstart test test-all lint format bench bench-distill bench-teacher bench-loss scale clean
 .DEFAULT_GOAL := quickstart
 
 $(VENV)/.base: requirements.txt pyproject.toml
@@ -55,6 +55,11 @@ bench-distill: $(VENV)/.test
 # Minutes: a stored and a live teacher against none. ARGS=--write puts the figures into docs/distillation.md.
 bench-teacher: $(VENV)/.test
 	@$(BIN)/python -m tests.bench.teacher_cost $(ARGS)
+
+# Ten minutes or more; rows that are there stay. Writes docs/loss_memory.json and docs/loss_memory.md.
+bench-loss: $(VENV)/.test
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[plan]"
+	@$(BIN)/python -m tests.bench.loss_memory $(ARGS)
 
 # About three minutes a row, and over thirty rows; it goes on where it was stopped. Writes docs/scale.json and docs/scale.md.
 scale: $(VENV)/.test
