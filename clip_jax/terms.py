@@ -148,7 +148,7 @@ def _vertical(loss: Callable[..., jax.Array]) -> Callable[[Lesson], jax.Array]:
     """The same under two."""
     image, text = _VERTICAL
     return lambda x: loss(
-        (x.image, x.text), _pairs(x.teacher).embeddings, x.factor(image), x.factor(text), batch=x.batch
+        (x.image, x.text), _pairs(x.teacher).embeddings, (x.factor(image), x.factor(text)), batch=x.batch
     )
 
 

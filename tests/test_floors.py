@@ -79,7 +79,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("interop.proof.reference",),
     ("models.layers", "data.taught", "data.webdataset", "data.glyph_fonts"),
     ("models.vit", "models.resnet", "models.text", "data.glyphs", "data.pipeline"),  # one tower each
-    ("models.clip", "models.cut", "data.sources", "data.teacher_items", "interop.proof.samples", "run_folder", "rewinds"),
+    (
+        "models.clip",
+        "models.cut",
+        "data.sources",
+        "data.teacher_items",
+        "interop.proof.samples",
+        "run_folder",
+        "rewinds",
+    ),
     (
         "inherit",
         "models.masks",

@@ -12,36 +12,24 @@ from clip_jax.losses.collect import HERE, GlobalBatch, mean
 from clip_jax.losses.pairs import Embeddings, Pairs, both_ways, divergence, own_cross_entropy
 from clip_jax.losses.sizes import check_same_size
 
+Scales = tuple[jax.Array, jax.Array]  # a_I and a_T, f32[]
 
-def vrd(
-    student: Embeddings,
-    teacher: Embeddings,
-    image_scale: jax.Array,
-    text_scale: jax.Array,
-    *,
-    batch: GlobalBatch = HERE,
-) -> jax.Array:
+
+def vrd(student: Embeddings, teacher: Embeddings, scales: Scales, *, batch: GlobalBatch = HERE) -> jax.Array:
     """1/2 [KL(A_T // A_I) + KL(A_T' // A_I')], softmaxes over rows, A_T without gradient: f32[].
 
-    The relations of texts teach those of images, so a gradient flows to image and image_scale, a_I, alone.
+    The relations of texts teach those of images, so a gradient flows to image and a_I alone.
     """
-    of_images, of_texts = _vertical(student, teacher, image_scale, text_scale)
+    of_images, of_texts = _vertical(student, teacher, scales)
     return mean(both_ways(divergence, of_texts, of_images, batch=batch), batch.axes)
 
 
-def vrd_ce(
-    student: Embeddings,
-    teacher: Embeddings,
-    image_scale: jax.Array,
-    text_scale: jax.Array,
-    *,
-    batch: GlobalBatch = HERE,
-) -> jax.Array:
+def vrd_ce(student: Embeddings, teacher: Embeddings, scales: Scales, *, batch: GlobalBatch = HERE) -> jax.Array:
     """1/2 [CE(A_I) + CE(A_I')] + 1/2 [CE(A_T) + CE(A_T')]: each sample knows its own embedding of the other model: f32[].
 
     It is in the official code only, and what teaches a_T; without it the target of `vrd` keeps its first scale.
     """
-    of_images, of_texts = _vertical(student, teacher, image_scale, text_scale)
+    of_images, of_texts = _vertical(student, teacher, scales)
     total = both_ways(own_cross_entropy, of_images, batch=batch) + both_ways(own_cross_entropy, of_texts, batch=batch)
     return mean(total, batch.axes)
 
@@ -59,12 +47,10 @@ def xrd(student: Pairs, teacher: Embeddings, *, batch: GlobalBatch = HERE) -> ja
     return mean((from_two + from_one) / 2, batch.axes)
 
 
-def _vertical(
-    student: Embeddings, teacher: Embeddings, image_scale: jax.Array, text_scale: jax.Array
-) -> tuple[Pairs, Pairs]:
+def _vertical(student: Embeddings, teacher: Embeddings, scales: Scales) -> tuple[Pairs, Pairs]:
     """What A_I and A_T are of."""
     (image, text), (teacher_image, teacher_text) = student, jax.lax.stop_gradient(teacher)
-    return _related(teacher_image, image, image_scale), _related(teacher_text, text, text_scale)
+    return _related(teacher_image, image, scales[0]), _related(teacher_text, text, scales[1])
 
 
 def _related(teacher: jax.Array, student: jax.Array, scale: jax.Array) -> Pairs:

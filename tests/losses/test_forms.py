@@ -79,7 +79,7 @@ def beside(a: Pairs, b: Any, batch: GlobalBatch) -> Any:
         "full_teacher": centroids.full_teacher(a.image, b.image, a.scale, batch=batch),
         "csd_relations": confidence.csd_relations(a, b, batch=batch),
         "drrho": robust.drrho(a.embeddings, b.embeddings, temperature=0.05, batch=batch),
-        "vrd": relational.vrd(a.embeddings, b.embeddings, a.scale, b.scale, batch=batch),
+        "vrd": relational.vrd(a.embeddings, b.embeddings, (a.scale, b.scale), batch=batch),
         "xrd": relational.xrd(a, b.embeddings, batch=batch),
         "dark_match": dark.dark_match(a, b, temperature=5.0, batch=batch),
         "dark_rest": dark.dark_rest(a, b, temperature=5.0, batch=batch),

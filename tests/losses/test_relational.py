@@ -25,7 +25,7 @@ from tests.losses.distillation_references import cross_entropy, kl
 
 IMAGE_SCALE, TEXT_SCALE = np.float32(1 / 0.07), np.float32(5)
 VRD, XRD = (0, 1, 2, 3), (0, 1, 3, 4)  # arguments cut by rows
-vrd, vrd_ce = flat(relational.vrd, 2, 2, 1, 1), flat(relational.vrd_ce, 2, 2, 1, 1)
+vrd, vrd_ce = flat(relational.vrd, 2, 2, 2), flat(relational.vrd_ce, 2, 2, 2)
 xrd = flat(relational.xrd, 3, 2)
 
 
