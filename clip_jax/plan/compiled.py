@@ -91,7 +91,7 @@ def compile_step(
     if isinstance(program, int):
         return Compiled(**known, needed=program, seconds=time.perf_counter() - began)
     memory = program.memory_analysis()
-    parsed = parse(program.as_text())
+    parsed = parse(_text(program))
     order = [place_of[device.id] for device in plan.mesh.devices.flat]
     loss = _compiled(_loss(plan), platform)
     return Compiled(
@@ -115,6 +115,17 @@ def _compiled(traced: Any, platform: str) -> Any:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return needed_bytes(str(error))
+
+
+def _text(program: Any) -> str:
+    """Raises ValueError where jaxlib cannot read what a libtpu of another time wrote."""
+    try:
+        return program.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(
+            f"jax {jax.__version__} cannot read the compiler's program ({str(error).splitlines()[0]}): libtpu must be the one "
+            'that belongs to this jax; pip install "clip_jax[plan]" finds it'
+        ) from error
 
 
 def needed_bytes(message: str) -> int:
