@@ -66,5 +66,9 @@ scale: $(VENV)/.test
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[plan]"
 	@JAX_PLATFORMS=cpu $(BIN)/python -m tests.bench.scale $(ARGS)
 
+# Runs killed at random over 100 times, compared with undisturbed ones; it goes on where it was stopped.
+chaos: $(VENV)/.test
+	@$(BIN)/python -m tests.chaos --write $(ARGS)
+
 clean:
 	rm -rf .venv .venv-newest runs
