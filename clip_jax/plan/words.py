@@ -20,7 +20,7 @@ def print_trial(trial: Trial, pod: Pod, console: Console) -> None:
     a_chip = f", {compiled.devices // pod.size} a chip" if compiled.devices != pod.size else ""
     console.print(
         f"{pod}: {compiled.devices:,} {_device(pod, compiled.kind)}{a_chip}  ·  mesh {mesh}  ·  batch {size:,}, "
-        f"{size / compiled.devices:,.5g} pairs a device  ·  compiled in {compiled.seconds:,.0f} s\n"
+        f"{size // (compiled.devices // compiled.mesh['model']):,} pairs a device  ·  compiled in {compiled.seconds:,.0f} s\n"
     )
     if not pod.is_tpu:
         console.print(
