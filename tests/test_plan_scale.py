@@ -57,7 +57,7 @@ def test_page():
     known = {small.name: found(small, 1.0), large.name: found(large, 1.25), taught.name: found(taught, 2.5)}
     said = page(grid, known)
     assert "Compiled: 3 of 4 rows" in said
-    assert "| 16 | 32,768 | 2,048 | 512 | 1 | 6.8 | 17.2 | 3.0 | 1.00 | 2,048 | 100.0% | 25.0% | 50.0% |" in said
+    assert "| 16 | 32,768 | 2,048 | 512 | 1 | 6.8 | 17.2 | 3.0 | 1.00 | 2,048 | basis | 25.0% | 50.0% |" in said
     assert "| 256 | 524,288 | 2,048 | 512 | 1 | 6.8 | 17.2 | 3.0 | 1.25 | 1,638 | 80.0% | 25.0% | 50.0% |" in said
     assert "| 819 | 50.0% |" in said  # half as fast as pretraining on the same pod
     assert f"* {missing.name}" in said

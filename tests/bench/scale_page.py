@@ -96,7 +96,7 @@ def _row(one: Mapping[str, Any], basis: Mapping[str, Any] | None) -> list[str]:
         f"{sum(each['sent'] for each in one['collectives']) / 1e9:.1f}",
         f"{known['step']:.2f}",
         f"{rate:,.0f}",
-        f"{rate / rate_of(basis):.1%}" if basis else "",
+        "" if basis is None else "basis" if basis is one else f"{rate / rate_of(basis):.1%}",
         f"{known['mfu']:.1%}",
         f"{known['mfu_bound']:.1%}",
     ]
