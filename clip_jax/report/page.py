@@ -193,6 +193,16 @@ def _speed(run: Recorded) -> list[tuple[str, str]]:
             ("Time a step", f"{1000 * run.seconds / run.step:,.0f} ms"),
             ("Waiting for the loader", percent(loader_wait(run))),
         ]
+    if "step_p99" in run.timing:
+        p50, p90, p99 = (1000 * run.timing[f"step_{name}"].values[-1] for name in ("p50", "p90", "p99"))
+        facts.append(("Step time, median / 90% / 99%", f"{p50:,.0f} / {p90:,.0f} / {p99:,.0f} ms"))
+    if "goodput" in run.timing:
+        facts.append(("Goodput: time in steps that count", percent(run.timing["goodput"].values[-1])))
+        facts.append(
+            ("Held up by checkpoints, since the last start", f"{run.timing['checkpoint_stall'].values[-1]:.1f} s")
+        )
+    if "device_memory_gb" in run.timing:
+        facts.append(("Device memory at its peak", f"{run.timing['device_memory_gb'].values[-1]:.1f} GB"))
     if "tflops_per_device" in run.timing:
         facts.append(("Model TFLOP/s a device", f"{_middle(run.timing['tflops_per_device']):.3g}"))
     if "mfu" in run.timing:

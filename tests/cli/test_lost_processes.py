@@ -49,8 +49,8 @@ def test_a_lost_process_ends_the_others_within_a_minute_and_is_named(tmp_path: P
 
 
 def test_a_process_that_fails_by_itself_is_named_with_its_error(tmp_path: Path) -> None:
-    other = {1: ("--config.source.limit=-1",)}
-    processes = group(tmp_path, 2, own=other)
+    (tmp_path / "file").touch()
+    processes = group(tmp_path / "run", 2, own={1: ("--workdir", str(tmp_path / "file"))})
     outputs = [process.communicate(timeout=200)[0] for process in processes]
     assert processes[1].returncode == 2, outputs[1]
     assert processes[0].returncode == LOST, outputs[0]
