@@ -1,4 +1,4 @@
-"""Class centroids of a teacher's embeddings, the targets of CLIP-Embed-KD."""
+"""Class centroids of a teacher's stored embeddings, the targets of CLIP-Embed-KD (there means of raw CLS features)."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

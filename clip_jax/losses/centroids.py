@@ -1,6 +1,8 @@
 """CLIP-Embed-KD: a teacher's class centroids, or its embeddings of the batch, in the place of a text tower. Nair 2024.
 
-The paper's objective is 1/2 `centroid` + `classification`, labelled data only; centroids come from `data.centroids`.
+The paper's objective is 1/2 `centroid` + `classification`, labelled data only; centroids come from `data.centroids`. They are
+means of unit-norm final embeddings, as a store holds, where the original has means of the teacher's raw CLS features; and the
+classifier, too, sees the student's unit-norm embeddings.
 """
 
 import jax

@@ -64,13 +64,14 @@ def _block(variants: Sequence[Variant], runs: Mapping[str, Runs], about: Mapping
             continue
         cells = [cell([own[seed][key] for seed in sorted(own)]) for key in _COLUMNS.values()]
         apart = "" if variant.name == BASELINE else difference_cell(difference(own, baseline, _JUDGED))
-        weights = ", ".join(f"{name} {_short(weight)}" for name, weight in variant.weights.items())
-        rows.append([variant.label, weights, str(len(own)), *cells, apart])
-    return markdown(header, rows) + "\n\n" + _legend(about)
+        rows.append([variant.label, _mix(variant), str(len(own)), *cells, apart])
+    return markdown(header, rows) + "\n\n" + _legend([variant for variant in variants if not runs[variant.name]], about)
 
 
-def _legend(about: Mapping[str, Any]) -> str:
+def _legend(missing: Sequence[Variant], about: Mapping[str, Any]) -> str:
+    """missing: variants without any run."""
     samples = about["data"]["samples"]
+    waiting = "; ".join(f"{variant.label} ({_mix(variant)})" for variant in missing)
     skipped = "; ".join(f"{name} ({reason})" for name, reason in SKIPPED.items())
     return (
         f"In per cent, mean ± standard deviation over the seeds. {samples['train']:,} training samples of "
@@ -79,7 +80,8 @@ def _legend(about: Mapping[str, Any]) -> str:
         "mean difference (Student's t) leaves 0 out. The learning rate, the weight of FD and the best mix were "
         f"chosen with a seed that is not reported, on {samples['dev']:,} training samples that neither teacher nor student "
         "trains on; GD's weight is an estimate by its gradient's size, all others are as published, or 1. "
-        f"Not run: {skipped}."
+        + (f"Set up, but not run: {waiting}. " if waiting else "")
+        + f"Not set up: {skipped}."
     )
 
 
@@ -89,6 +91,10 @@ def _of_dev(figures: Mapping[str, float]) -> dict[str, float]:
 
 def _weight(weight: float | Ramp) -> Any:
     return to_dict(weight)
+
+
+def _mix(variant: Variant) -> str:
+    return ", ".join(f"{name} {_short(weight)}" for name, weight in variant.weights.items())
 
 
 def _short(weight: float | Ramp) -> str:

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from tests.bench.distill_report import write_report
+from tests.bench.distill_settings import Variant
 from tests.bench.distill_table import (
     BEGIN,
     END,
@@ -72,3 +74,26 @@ def test_page_without_marks(tmp_path, text):
     with pytest.raises(ValueError, match="no place for the table"):
         write_between(page, "table")
     assert page.read_text() == text
+
+
+@pytest.mark.parametrize("ran", [("none",), ("none", "kd")])
+def test_legend_names_what_has_no_run(ran, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "docs" / "distillation.md"
+    page.parent.mkdir()
+    page.write_text(f"{BEGIN}\n{END}\n")
+    recalls = [f"val/{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    figures = dict.fromkeys([*recalls, "val/mean_recall", "agreement/overlap_at_20", "agreement/rbo"], 0.5)
+    about = {
+        "data": {"name": "pairs", "samples": {"train": 3, "dev": 2, "val": 1}},
+        "chance": figures,
+        "teacher": {"figures": figures},
+    }
+    both = (
+        Variant(name="none", label="no teacher", weights={"info_nce": 1.0}, teacher=""),
+        Variant(name="kd", label="KD", weights={"info_nce": 1.0, "crd": 2.0}),
+    )
+    write_report(both, [{"variant": name, "seed": 0, "figures": figures} for name in ran], [], about)
+    assert ("Set up, but not run: KD (info_nce 1, crd 2). Not set up: " in page.read_text()) is ("kd" not in ran)
+    assert ("| KD |" in page.read_text()) is ("kd" in ran)
+    assert ("Set up" in page.read_text()) is ("kd" not in ran)
