@@ -1,5 +1,6 @@
 """How commands that compute begin: logging, the compile cache, and the other processes of the run."""
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -47,4 +48,7 @@ def prepare() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "clip_jax" / "compiled"))
+        compiled = cache / "clip_jax" / "compiled"
+        with contextlib.suppress(OSError):  # without a home there is no cache, but a run
+            compiled.mkdir(mode=0o700, parents=True, exist_ok=True)  # who can write there can run code as this user
+        jax.config.update("jax_compilation_cache_dir", str(compiled))
