@@ -2,15 +2,19 @@
 
 import dataclasses
 import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
 
 from clip_jax import tree
+from clip_jax.data.teacher_manifest import TeacherInfo
 from clip_jax.experiment import Plan
 from clip_jax.inherit import InheritConfig, inherit
 from clip_jax.interop.proof.samples import samples
-from clip_jax.interop.recognize import open_weights
+from clip_jax.interop.recognize import Opened, open_weights
 from clip_jax.models.clip import CLIPConfig, adapt_positions, towers_of
 from clip_jax.models.text import TextConfig
 from clip_jax.plain import to_dict
@@ -18,6 +22,7 @@ from clip_jax.state import TrainState, new_state
 from clip_jax.tokenizer_file import open_tokenizer
 
 _log = logging.getLogger(__name__)
+_NONE: Mapping[str, TeacherInfo] = MappingProxyType({})
 
 # What may differ between the weights' own configuration and that of the training which starts from them.
 _FREE = (
@@ -32,13 +37,14 @@ _FREE = (
 )
 
 
-def state_from(plan: Plan, source: str) -> TrainState:
+def state_from(plan: Plan, source: str, embedded: Mapping[str, TeacherInfo] = _NONE) -> TrainState:
     """A state at step 0 with the weights that `source` (as in clip_jax.load) names; positions follow the image size.
 
-    Raises ValueError that lists the parameters that do not fit, and the settings in which the two models differ though
-    their parameters would fit: activation, pooling, eps, ids, and how images are prepared.
+    embedded: who made the stores of the training's teachers, by the teacher's name. Raises ValueError where `source` is the
+    name of one and other weights lie there now; one that lists the parameters that do not fit, and the settings in which
+    the two models differ though their parameters would fit: activation, pooling, eps, ids, and how images are prepared.
     """
-    opened = open_weights(source)
+    opened = _opened("init_from", source, embedded)
     model = plan.config.model
     params = adapt_positions(opened.params, model)
     wrong = tree.misfits(params, towers_of(plan.state.params))
@@ -53,12 +59,13 @@ def state_from(plan: Plan, source: str) -> TrainState:
     return _state_around(plan, params)
 
 
-def inheriting_state(plan: Plan, choice: InheritConfig) -> TrainState:
+def inheriting_state(plan: Plan, choice: InheritConfig, embedded: Mapping[str, TeacherInfo] = _NONE) -> TrainState:
     """A state at step 0 whose chosen towers are cut out of the larger model `choice.model`; the rest is freshly initialised.
 
-    Raises ValueError for what `inherit` refuses, and where the text tower is inherited with a tokenizer that gives other ids.
+    embedded: as in `state_from`. Raises ValueError as it does for weights that have changed, for what `inherit` refuses,
+    and where the text tower is inherited with a tokenizer that gives other ids.
     """
-    opened = open_weights(choice.model)
+    opened = _opened("inherit.model", choice.model, embedded)
     model = plan.config.model
     try:
         params = inherit(plan.state.params, model, opened.params, opened.config, choice)
@@ -68,6 +75,21 @@ def inheriting_state(plan: Plan, choice: InheritConfig) -> TrainState:
         raise ValueError(f"inherit.model {choice.model}: {error}") from error
     _log.info("inheriting from %s: %s", choice.model, opened.said)
     return _state_around(plan, params)
+
+
+def _opened(setting: str, source: str, embedded: Mapping[str, TeacherInfo]) -> Opened:
+    """The weights that `source` names. Raises ValueError where a store has embeddings of others by the same name."""
+    opened = open_weights(source)
+    for name, made_by in embedded.items():
+        if Path(source).expanduser().resolve() != Path(made_by.name).expanduser().resolve():
+            continue
+        if (found := tree.weights_hash(opened.params)) != made_by.weights_hash:
+            raise ValueError(
+                f"{setting} {source} holds the weights {found[:12]}, but the store of teachers.{name} was embedded with the "
+                f"weights {made_by.weights_hash[:12]} by that name; run clip-jax embed again into another folder, or name in "
+                f"{setting} the weights that were embedded"
+            )
+    return opened
 
 
 def _state_around(plan: Plan, params: dict[str, Any]) -> TrainState:

@@ -16,7 +16,7 @@ from clip_jax.accumulate import cut_rows, joined_rows
 from clip_jax.data.centroids import class_centroids, first_samples
 from clip_jax.data.source import Source
 from clip_jax.data.taught import Taught, check_generated
-from clip_jax.data.teacher_manifest import MANIFEST, view_differences
+from clip_jax.data.teacher_manifest import MANIFEST, TeacherInfo, view_differences
 from clip_jax.data.teacher_store import TeacherStore
 from clip_jax.evals.embed import eval_target
 from clip_jax.experiment import Plan, TrainConfig
@@ -58,6 +58,11 @@ class Teachers:
                 if isinstance(teacher, StoreTeacher) and teacher.verify:
                     store.verify()
                 store.check_source(source, synthetic=synthetic)
+
+    @property
+    def embedded(self) -> dict[str, TeacherInfo]:
+        """Who made each store, by the teacher's name."""
+        return {name: store.manifest.teacher for name, store in self.taught.stores.items()}
 
     def on(self, plan: Plan) -> "Filling":
         """Ready to fill batches of this plan; live teachers are read and cut over its mesh."""

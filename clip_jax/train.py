@@ -34,7 +34,7 @@ from clip_jax.rewinds import Rewind, batch_of, next_jump, read_rewinds, write_re
 from clip_jax.run_folder import CHECKPOINTS, PROFILE, Lock, Records, has_checkpoints, make_folder
 from clip_jax.runs import check_same_run, check_same_teachers, write_config
 from clip_jax.state import TrainState
-from clip_jax.teaching import Filling, open_teachers
+from clip_jax.teaching import Filling, Teachers, open_teachers
 from clip_jax.tokenizer_file import open_tokenizer
 from clip_jax.writers import Progress
 
@@ -71,7 +71,7 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
     opened = open_evaluations(config.evals, load=load_encoder)
     evaluations = {name: one for name, one in opened.items() if not isinstance(one, Showcase)}  # those have no figures
     reads = bool(config.init_from or config.inherit.model) and not has_checkpoints(workdir)
-    fresh = _first_state(plan) if reads else None  # before there is a folder, if it fails
+    fresh = _first_state(plan, teachers) if reads else None  # before there is a folder, if it fails
     fill = teachers.on(plan)
     make_folder(workdir)
     with contextlib.ExitStack() as stack:
@@ -81,7 +81,7 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
         check_same_run(workdir, config)
         check_same_teachers(workdir, fill.identities)
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / CHECKPOINTS, config.checkpoint)))
-        state = checkpoints.restore(plan.state) or fresh or _first_state(plan)
+        state = checkpoints.restore(plan.state) or fresh or _first_state(plan, teachers)
         write_config(workdir, config, fill.identities)
         fresh = None  # its buffers are given up to the first step
         start = int(state.step)
@@ -104,7 +104,7 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
                     spike = back
             del state
             _settle(checkpoints)
-            state = checkpoints.restore(plan.state) or _first_state(plan)
+            state = checkpoints.restore(plan.state) or _first_state(plan, teachers)
             rewinds = _gone_back(workdir, config, rewinds, spike, int(state.step))
 
 
@@ -131,12 +131,14 @@ def _gone_back(workdir: Path, config: TrainConfig, before: list[Rewind], back: G
     return rewinds
 
 
-def _first_state(plan: Plan) -> TrainState:
+def _first_state(plan: Plan, teachers: Teachers) -> TrainState:
     """At step 0: of other weights, cut out of a larger model, or fresh."""
     config = plan.config
     if config.init_from:
-        return state_from(plan, config.init_from)
-    return inheriting_state(plan, config.inherit) if config.inherit.model else plan.initial_state()
+        return state_from(plan, config.init_from, teachers.embedded)
+    if config.inherit.model:
+        return inheriting_state(plan, config.inherit, teachers.embedded)
+    return plan.initial_state()
 
 
 class _Loop:

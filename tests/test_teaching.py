@@ -30,7 +30,8 @@ from clip_jax.data.teacher_shards import shard_name
 from clip_jax.data.teacher_store import TeacherStore
 from clip_jax.evals.embed import eval_target
 from clip_jax.experiment import Plan, TrainConfig
-from clip_jax.init_from import state_from
+from clip_jax.inherit import InheritConfig, TowerChoice
+from clip_jax.init_from import inheriting_state, state_from
 from clip_jax.interop.convert import convert
 from clip_jax.interop.recognize import open_weights
 from clip_jax.loading import load_encoder
@@ -357,6 +358,36 @@ def test_bad_input_is_said_before_there_is_a_folder(
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train(dataclasses.replace(given, teachers=named), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_changed_since_they_were_embedded_are_refused(
+    place: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the store knows its teacher as "teacher", relative to where it was made
+    shutil.copytree(place / "teacher", tmp_path / "teacher")
+    shutil.copytree(place / "other", tmp_path / "other")
+    stored = {"stored": StoreTeacher(path=str(place / "store"))}
+    objective = ObjectiveConfig(weights={"crd": 1.0})
+    alone = dataclasses.replace(config, teachers=stored, objective=objective, model=SHARP)
+    some = InheritConfig(model="teacher", text=TowerChoice(on=False))
+    embedded = open_teachers(alone).embedded
+    plan = Plan(alone, open_teachers(alone).offers)
+    state_from(plan, "teacher", embedded)
+    state_from(plan, "other", embedded)  # another model altogether
+    inheriting_state(plan, some, embedded)
+    shutil.copytree(tmp_path / "other", tmp_path / "teacher", dirs_exist_ok=True)  # in place
+    hashes = [tree.weights_hash(open_weights(place / name).params)[:12] for name in ("other", "teacher")]
+    for setting, given in (
+        ("init_from", {"init_from": str(tmp_path / "teacher")}),
+        ("inherit.model", {"inherit": some}),
+    ):
+        said = (
+            rf"^{setting} \S*teacher holds the weights {hashes[0]}, but the store of teachers.stored was embedded with the "
+            rf"weights {hashes[1]} by that name; run clip-jax embed again"
+        )
+        with pytest.raises(ValueError, match=said):
+            train(dataclasses.replace(alone, **given), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
 
 def test_stores_of_other_views_or_without_texts_are_refused(place: Path, config: TrainConfig, tmp_path: Path) -> None:
