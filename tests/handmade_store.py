@@ -12,7 +12,16 @@ import pytest
 from clip_jax.data.images import Augmentation
 from clip_jax.data.source import BadSample, Sample
 from clip_jax.data.teacher_index import finish_store
-from clip_jax.data.teacher_manifest import MANIFEST, Manifest, SourceInfo, StoredViews, TeacherInfo, read_manifest
+from clip_jax.data.teacher_manifest import (
+    MANIFEST,
+    SEAL,
+    Manifest,
+    SourceInfo,
+    StoredViews,
+    TeacherInfo,
+    read_manifest,
+    sealed,
+)
 from clip_jax.data.teacher_shards import ShardRows, map_tensors, shard_name, write_shard, write_tensors
 from clip_jax.data.teacher_store import TeacherStore
 
@@ -101,10 +110,12 @@ def rewrite(folder: Path, shard: int, change: Callable[[dict[str, np.ndarray]], 
     return path
 
 
-def edit(folder: Path, change: Callable[[dict], object]) -> None:
+def edit(folder: Path, change: Callable[[dict], object], *, seal: bool = True) -> None:
+    """Changes the manifest; `seal` makes its checksum agree."""
     fields = json.loads((folder / MANIFEST).read_text())
+    checksum = fields.pop(SEAL)
     change(fields)
-    (folder / MANIFEST).write_text(json.dumps(fields))
+    (folder / MANIFEST).write_text(json.dumps(sealed(fields) if seal else {**fields, SEAL: checksum}))
 
 
 def refused(folder: Path, *, verify: bool = True) -> str:

@@ -1,6 +1,7 @@
 """What a teacher store says of itself: manifest.json, as dataclasses checked key by key in both directions."""
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"  # stands in its place while shards are being written
 INDEX = "index.safetensors"
+SEAL = "blake2b"  # the last key: a checksum of all others
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,12 +130,15 @@ class Manifest:
         return sum(shard.bad for shard in self.shards)
 
     def to_json(self) -> str:
-        """With keys in order and a line each."""
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        """With keys in order and a line each; last, a checksum of all others."""
+        return json.dumps(sealed(dataclasses.asdict(self)), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> "Manifest":
-        """The same from JSON, in which no field may be missing. Raises ValueError that names `where` and the key."""
+        """The same from JSON, in which no field may be missing; stores of before there were checksums have none of these.
+
+        Raises ValueError that names `where` and the key, or says that it is not as it was written.
+        """
         try:
             given = json.loads(text)
         except ValueError as error:
@@ -141,10 +146,22 @@ class Manifest:
         version = given.get("version") if isinstance(given, dict) else None
         if version != VERSION:
             raise ValueError(f"{where}: format version {version!r}; this version of clip_jax reads {VERSION}")
+        seal = given.pop(SEAL, None)
+        if seal is not None and seal != (found := sealed(given)[SEAL]):
+            raise ValueError(
+                f"{where} was changed or damaged: the checksum of its fields is {found}, it says {seal!r}; copy it again, or "
+                "run clip-jax embed into another folder"
+            )
         try:
             return Reader(whole=True).read(cls, {"batch_size": None} | given, where)
         except ValueError as error:
             raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
+
+
+def sealed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's fields with their checksum: blake2b over them as JSON, 16 bytes in hex."""
+    content = json.dumps(dict(fields), separators=(",", ":")).encode()
+    return {**fields, SEAL: hashlib.blake2b(content, digest_size=16).hexdigest()}
 
 
 def read_manifest(folder: str | Path) -> Manifest:

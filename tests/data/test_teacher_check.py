@@ -8,7 +8,7 @@ import pytest
 
 from clip_jax.data import teacher_store
 from clip_jax.data.teacher_index import finish_store
-from clip_jax.data.teacher_manifest import read_manifest
+from clip_jax.data.teacher_manifest import MANIFEST, read_manifest
 from clip_jax.data.teacher_shards import shard_name
 from clip_jax.data.teacher_store import TeacherStore
 from tests.handmade_store import FULL, content, refused, rewrite, write
@@ -51,6 +51,16 @@ def test_a_flipped_byte(folder, file, place):
     data[int(len(data) * place)] ^= 4
     (folder / file).write_bytes(data)
     assert f"{folder / file} is damaged: its checksum is" in refused(folder)
+
+
+def test_a_flipped_byte_of_the_manifest(folder):
+    path = folder / MANIFEST
+    data = path.read_bytes()
+    for place in range(0, len(data), 2):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        assert str(path) in refused(folder), data[place - 20 : place + 20]
+    path.write_bytes(data)
+    TeacherStore(folder)
 
 
 @pytest.mark.parametrize("place", range(0, 200, 7))

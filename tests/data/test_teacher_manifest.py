@@ -1,11 +1,23 @@
 """A store's manifest: the same in JSON, whatever is wrong with it named, and in what two of them differ."""
 
 import dataclasses
+import json
 import re
 
 import pytest
 
-from clip_jax.data.teacher_manifest import MANIFEST, FileInfo, Manifest, differences, read_manifest, view_differences
+from clip_jax.data.teacher_manifest import (
+    MANIFEST,
+    SEAL,
+    UNFINISHED,
+    FileInfo,
+    Manifest,
+    differences,
+    read_manifest,
+    read_unfinished,
+    view_differences,
+    write_unfinished,
+)
 from clip_jax.data.teacher_shards import shard_name
 from tests.handmade_store import FULL, PLAIN, VIEWS, edit, refused, write
 
@@ -59,6 +71,44 @@ def test_the_manifest_is_the_same_in_json():
 def test_a_manifest_that_is_wrong(folder, change, message):
     edit(folder, change)
     assert re.search(message, refused(folder, verify=False), re.DOTALL)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields["teacher"].update(logit_scale=4.7),
+        lambda fields: fields["teacher"].update(weights_hash="ab13"),
+        lambda fields: fields["teacher"]["model"].update(width=[1, 3]),
+        lambda fields: fields["views"].update(seed=6),
+        lambda fields: fields["preprocessing"].update(mean=[0.5, 0.4, 0.2]),
+        lambda fields: fields.update(tokenizer="cd35"),
+        lambda fields: fields.pop("batch_size"),
+    ],
+)
+def test_a_manifest_that_was_edited(folder, change, verify):
+    edit(folder, lambda fields: None, seal=False)
+    read_manifest(folder)  # laid out otherwise, it is the same
+    edit(folder, change, seal=False)
+    said = refused(folder, verify=verify)
+    assert f"{folder / MANIFEST} was changed or damaged: the checksum of its fields is" in said
+    assert "copy it again, or run clip-jax embed into another folder" in said
+
+
+def test_settings_of_an_unfinished_store_are_checked_too(tmp_path):
+    write_unfinished(tmp_path, FULL)
+    path = tmp_path / UNFINISHED
+    path.write_text(path.read_text().replace('"seed": 5', '"seed": 6'))
+    with pytest.raises(ValueError, match=r"unfinished.json was changed or damaged"):
+        read_unfinished(tmp_path)
+
+
+def test_a_manifest_of_before_there_were_checksums(folder):
+    found, fields = read_manifest(folder), json.loads((folder / MANIFEST).read_text())
+    assert [*fields][-1] == SEAL
+    del fields[SEAL]
+    (folder / MANIFEST).write_text(json.dumps(fields))
+    assert read_manifest(folder) == found
 
 
 def test_a_manifest_of_before_batch_sizes_were_written_down(folder):
