@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Mapping
+from typing import get_args
 
+from clip_jax.losses.collect import Form
 from clip_jax.objectives import ObjectiveConfig, Ramp, serving
 from clip_jax.teachers import Offer, TeacherConfig
 from clip_jax.terms import TERMS, Term, TermOptions
@@ -36,6 +38,8 @@ def check_objective(
             )
     if not any(max(_ends(weight)) > 0 for weight in config.weights.values()):
         raise ValueError(f"objective.weights {dict(config.weights)} sum to zero; nothing would be learned")
+    if config.form not in get_args(Form):
+        raise ValueError(f"objective.form is {config.form!r}; it must be one of {get_args(Form)}")
     if config.chunk < 1:
         raise ValueError(f"objective.chunk is {config.chunk}; it must be at least 1 column of logits")
     if config.form != "gathered" and config.needs("gathered"):

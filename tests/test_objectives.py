@@ -453,6 +453,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "dark_rest falls to -0.8, times 2 for its teachers; below -1 ",
     ),
+    "another form": ({"form": "rings"}, "objective.form is 'rings'; it must be one of"),
+    "no columns": ({"form": "ring", "chunk": 0}, "objective.chunk is 0; it must be at least 1"),
+    "gd in tiles": ({"form": "ring", "weights": {"gd": 1.0}}, r"objective \['gd'\] holds all logits at once"),
     "ramp after the end": (
         {"weights": {"info_nce": 1.0, "crd": Ramp(start=1.0, end=2.0, first=10, last=20)}, "steps": 10},
         "moves from step 10 on, and the run ends at step 10",
@@ -477,7 +480,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_computed_is_refused(case: str) -> None:
     change, message = REFUSED[case]
-    goal = ObjectiveConfig(weights=change.get("weights", {"crd": 1.0}), options=change.get("options", TermOptions()))
+    goal = ObjectiveConfig(
+        weights=change.get("weights", {"crd": 1.0}),
+        options=change.get("options", TermOptions()),
+        form=change.get("form", "gathered"),
+        chunk=change.get("chunk", 1024),
+    )
     config = TrainConfig(
         model=change.get("model", SMALL),
         batch_size=BATCH,

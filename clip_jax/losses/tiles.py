@@ -39,9 +39,10 @@ def _logits(sides: Sides) -> jax.Array:
 
 
 def _alike(sides: Sides, batch: GlobalBatch) -> Sides:
-    """Scalars, too, as one device's own, whose gradients the devices sum."""
+    """All in f32, so that sums over tiles are; scalars, too, as one device's own, whose gradients the devices sum."""
+    rows, columns = (one.astype(jnp.float32) for one in (sides.rows, sides.columns))
     scale, bias = (varying(jnp.asarray(one, jnp.float32), batch.axes) for one in (sides.scale, sides.bias))
-    return sides._replace(scale=scale, bias=bias)
+    return Sides(rows, columns, scale, bias)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

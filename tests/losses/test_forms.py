@@ -186,3 +186,17 @@ def test_every_form_has_the_value_and_gradient_of_whole_matrices(name: str, case
             for number, (ours, true) in enumerate(zip(found[loss][1], slopes, strict=True)):
                 of = f"{loss} at {scale}, argument {number}"
                 np.testing.assert_allclose(ours, true, rtol=1e-5, atol=1e-5 * np.abs(true).max(), err_msg=of)
+
+
+@pytest.mark.parametrize("form", ["chunked", "ring"])
+def test_rows_in_bf16_have_their_slopes_summed_in_f32(form: str) -> None:
+    x, y = (jnp.asarray(unit_rows(seed, 1024, 16), jnp.bfloat16) for seed in range(2))
+    batch = GlobalBatch(form=form, chunk=8)
+
+    def slope(batch: GlobalBatch) -> jax.Array:
+        return jax.jit(jax.grad(lambda x: contrastive.info_nce(Pairs(x, y, jnp.float32(20)), batch=batch)))(x)
+
+    found, whole = (slope(one).astype(jnp.float32) for one in (batch, GlobalBatch()))
+    assert jnp.linalg.norm(found - whole) < 4e-3 * jnp.linalg.norm(
+        whole
+    )  # of a rounding to bf16; 2e-2 if each tile rounds
