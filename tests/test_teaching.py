@@ -41,6 +41,7 @@ from clip_jax.models.resnet import ResNetConfig
 from clip_jax.objectives import ObjectiveConfig, Ramp
 from clip_jax.plain import from_json, to_dict
 from clip_jax.runs import load_run, read_config
+from clip_jax.sharding import MeshConfig
 from clip_jax.teachers import AverageTeacher, LiveTeacher, Offer, StoreTeacher
 from clip_jax.teaching import Teachers, open_teachers
 from clip_jax.terms import TermOptions
@@ -458,6 +459,27 @@ def test_scales_of_teachers(place: Path, config: TrainConfig) -> None:
     np.testing.assert_array_equal(told["stored"].image, store.image(store.rows(uid)))
     for name in ("image", "text"):
         np.testing.assert_allclose(getattr(told["live"], name), getattr(told["stored"], name), atol=0.01)
+
+
+def test_live_weights_are_cut_over_the_mesh_in_bf16(config: TrainConfig) -> None:
+    """By the student's general rule, its own `rules` left out; only single numbers stay in f32."""
+    mesh = MeshConfig(fsdp=2, fsdp_min_size=256, rules=(("(visual|text)/blocks/.*", ()),))
+    alone, objective = {"live": config.teachers["live"]}, ObjectiveConfig(weights=dict.fromkeys(BOTH, 1.0))
+    given = dataclasses.replace(config, mesh=mesh, teachers=alone, objective=objective)
+    teachers = open_teachers(given)
+    plan = Plan(given, teachers.offers)
+    live = tree.leaves_by_path(teachers.on(plan)._live["live"])
+    assert live["logit_scale"].dtype == np.float32
+    assert {leaf.dtype.name for leaf in live.values() if leaf.ndim} == {"bfloat16"}
+    for path, leaf in live.items():
+        layers = "blocks" in path.split("/")
+        pieces = 2 if leaf.size >= 256 and leaf.ndim - layers > 1 else 1
+        assert leaf.sharding.mesh == plan.mesh, path
+        assert sum(axis == sharding.FSDP for axis in leaf.sharding.spec) == pieces - 1, (path, leaf.sharding.spec)
+        assert leaf.addressable_shards[0].data.size == leaf.size // pieces, path
+    cut = [path for path, leaf in live.items() if sharding.FSDP in leaf.sharding.spec]
+    assert any("/blocks/" in path for path in cut)
+    assert len(cut) < len(live)
 
 
 def test_centroids_are_of_the_first_samples_of_each_class(
