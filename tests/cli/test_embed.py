@@ -76,13 +76,18 @@ def whole(place: Path) -> Path:
     return place / "whole"
 
 
+def kill_at_the_third_shard(place: Path, store: Path) -> None:
+    """Embeds on one process, which dies with two shards whole and one half written."""
+    command = [sys.executable, "-c", KILLED, *arguments(place, store, "--views=2")]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
 def test_killed_and_called_again_the_store_is_the_same_byte_by_byte(
     whole: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "store"
-    command = [sys.executable, "-c", KILLED, *arguments(place, store, "--views=2")]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    kill_at_the_third_shard(place, store)
     left = {path.name for path in store.iterdir()}
     whole_ones = {f"shard-0000{number}{ending}" for number in range(2) for ending in (".safetensors", CHECKSUM)}
     assert left == {".lock", UNFINISHED, *whole_ones, f".{shard_name(2)}.draft"}
@@ -99,7 +104,13 @@ def test_killed_and_called_again_the_store_is_the_same_byte_by_byte(
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_same_store(whole: Path, place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("killed", "shards"), [(False, 3), (True, 2)])
+def test_two_processes_write_the_same_store(
+    killed: bool, shards: int, whole: Path, place: Path, tmp_path: Path
+) -> None:
+    """From nothing, or going on where one process was killed: `shards` are the first one's of those that are missing."""
+    if killed:
+        kill_at_the_third_shard(place, tmp_path / "store")
     launcher = [sys.executable, "launch/local.py", "--processes", "2", "--command", "embed", "--"]
     done = subprocess.run(
         [*launcher, *arguments(place, tmp_path / "store", "--views=2")[1:]],
@@ -109,8 +120,10 @@ def test_two_processes_write_the_same_store(whole: Path, place: Path, tmp_path: 
         text=True,
     )
     assert done.returncode == 0, done.stdout
-    assert "This process embeds 3 shards" in done.stdout
+    assert f"This process embeds {shards} shards" in done.stdout
     assert done.stdout.count("is finished: 40 samples") == 1
+    if killed:
+        assert "into 5 shards, 2 of which are there" in done.stdout
     assert content(tmp_path / "store") == content(whole)
 
 
