@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from clip_jax.models.clip import CLIPConfig, bind
-from clip_jax.sharding import replicated
+from clip_jax.sharding import MODEL, replicated
 
 Tower = Callable[[Any, jax.Array], jax.Array]
 
@@ -25,7 +25,9 @@ def tower(config: CLIPConfig, mesh: Mesh, name: Literal["image", "text"]) -> Tow
     def run(params: Any, batch: jax.Array) -> jax.Array:
         model = bind(config, params)
         exact = jax.default_matmul_precision("highest") if config.dtype == "float32" else contextlib.nullcontext()
-        with exact, jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        # Constraints of a mesh move last bits with the number of devices, which stored embeddings must not depend on.
+        cut = jax.sharding.use_abstract_mesh(mesh.abstract_mesh) if mesh.shape[MODEL] > 1 else contextlib.nullcontext()
+        with exact, cut:
             return model.encode_image(batch) if name == "image" else model.encode_text(batch)
 
     return jax.jit(run, out_shardings=replicated(mesh))
