@@ -22,12 +22,13 @@ def write_random_store(
     *,
     views: StoredViews | None = None,
     captions: bool = True,
+    weights_hash: str = "ab",
 ) -> Path:
-    """Of every sample of `source`, as if the model in `weights` had embedded it."""
+    """Of every sample of `source`, as if the model in `weights` had embedded it; weights_hash: theirs, where it matters."""
     opened, dim, rng = open_source(source), config.embed_dim, np.random.default_rng(len(folder.name))
     manifest = Manifest(
         teacher=TeacherInfo(
-            name=str(weights), weights_hash="ab", embed_dim=dim, logit_scale=3.0, model=to_dict(config)
+            name=str(weights), weights_hash=weights_hash, embed_dim=dim, logit_scale=3.0, model=to_dict(config)
         ),
         tokenizer="cd",
         preprocessing={},

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from clip_jax import run_folder
+from clip_jax import run_folder, tree
 from clip_jax.checkpoint import CheckpointConfig
 from clip_jax.cli import train as command
 from clip_jax.cli.configs import load_config, to_dataclass
@@ -23,6 +23,7 @@ from clip_jax.data.sources import MixtureConfig, Weighted
 from clip_jax.data.teacher_manifest import StoredViews
 from clip_jax.evals.retrieval import RetrievalConfig
 from clip_jax.experiment import Plan, TrainConfig
+from clip_jax.interop.recognize import open_weights
 from clip_jax.models.clip import abstract_params
 from clip_jax.models.layers import Running
 from clip_jax.models.presets import preset
@@ -108,11 +109,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Teachers of all kinds, 16 pixels, 16 numbers an embedding."""
     folder = tmp_path_factory.mktemp("recipes")
     weights = write_teacher(folder / "teacher")
+    theirs = {"weights_hash": tree.weights_hash(open_weights(str(weights)).params)}
     wide = dataclasses.replace(TEACHER, embed_dim=24)
-    write_random_store(folder / "plain", weights, TEACHER, GLYPHS)
-    write_random_store(folder / "images", weights, TEACHER, GLYPHS, views=VIEWS, captions=False)
-    write_random_store(folder / "digits", weights, TEACHER, DigitsConfig(size=16), captions=False)
-    write_random_store(folder / "written" / "a", weights, TEACHER, WRITTEN, views=VIEWS)
+    write_random_store(folder / "plain", weights, TEACHER, GLYPHS, **theirs)
+    write_random_store(folder / "images", weights, TEACHER, GLYPHS, views=VIEWS, captions=False, **theirs)
+    write_random_store(folder / "digits", weights, TEACHER, DigitsConfig(size=16), captions=False, **theirs)
+    write_random_store(folder / "written" / "a", weights, TEACHER, WRITTEN, views=VIEWS, **theirs)
     write_random_store(folder / "written" / "b.2", weights, wide, WRITTEN, views=VIEWS)
     write_random_store(folder / "several" / "stored", weights, wide, GLYPHS)
     (folder / "several" / "live").symlink_to(weights)
