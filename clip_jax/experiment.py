@@ -25,7 +25,7 @@ from clip_jax.objective_check import check_objective
 from clip_jax.objectives import ObjectiveConfig, heads_of
 from clip_jax.optim import OptimConfig, make_optimizer
 from clip_jax.projections import DISTILL, init_heads
-from clip_jax.recovery import RecoveryConfig, check_recovery, guarded, new_recent
+from clip_jax.recovery import RecoveryConfig, check_recovery, new_recent
 from clip_jax.run_folder import CHECKPOINTS
 from clip_jax.sharding import MeshConfig
 from clip_jax.state import TrainState, new_state
@@ -96,7 +96,7 @@ class Plan:
         self.state: TrainState = jax.tree.map(
             lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes, self.shardings
         )
-        step = make_step(
+        self.step = make_step(
             config.model,
             config.objective,
             config.optim,
@@ -104,12 +104,12 @@ class Plan:
             self.mesh,
             config.teachers,
             config.masks,
-            shardings=dataclasses.replace(self.shardings, recent=None),
+            config.recovery,
+            shardings=self.shardings,
             seed=config.seed,
             steps=config.steps,
             accumulate=config.accumulate,
         )
-        self.step = guarded(step, config.recovery, self.shardings)
 
     def batch(self) -> dict[str, Any]:
         """Shapes and placement of what the step takes."""

@@ -4,13 +4,10 @@ The rule is Huber's: a value is an outlier by its distance from the median in un
 """
 
 import dataclasses
-import functools
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-
-from clip_jax.state import TrainState
 
 WINDOW = 64  # losses of good steps that a new one is held against; half of them must be there
 _NORMAL = 1.4826  # standard deviations of a normal distribution in one median absolute deviation
@@ -42,41 +39,18 @@ def new_recent(config: RecoveryConfig) -> jax.Array | None:
     return None if config.spike == "ignore" else jnp.full(WINDOW, jnp.nan, jnp.float32)
 
 
-def is_spike(config: RecoveryConfig, recent: jax.Array, loss: jax.Array) -> jax.Array:
-    """bool[] for the f32[] loss of a step after those of `recent` f32[WINDOW], NaN where there is none yet."""
+def is_spike(config: RecoveryConfig, recent: jax.Array | None, loss: jax.Array) -> jax.Array:
+    """bool[] for the f32[] loss of a step after those of `recent` f32[WINDOW], NaN where there is none yet; None: never."""
+    if recent is None:
+        return jnp.zeros((), jnp.bool_)
     middle = jnp.nanmedian(recent)
     spread = jnp.maximum(_NORMAL * jnp.nanmedian(jnp.abs(recent - middle)), _LEAST * jnp.abs(middle))
     known = jnp.isfinite(recent).sum() >= WINDOW // 2
     return known & (loss > middle + config.deviations * spread)
 
 
-def guarded(step: Any, config: RecoveryConfig, shardings: TrainState) -> Any:
-    """A compiled training step (see step.py) that leaves spikes out as it does what is not finite, with the metric `spike`,
-    0 or 1; `step` itself where they are ignored."""
-    if config.spike == "ignore":
-        return step
-
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
-    def guarded_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        after, metrics = step(dataclasses.replace(state, recent=None), batch)
-        assert state.recent is not None
-        applied = after.skipped == state.skipped
-        spike = applied & is_spike(config, state.recent, metrics["loss"])
-        place = (jnp.arange(WINDOW) == (state.step - state.skipped) % WINDOW) & applied & ~spike
-
-        def keep(new: Any, old: Any) -> Any:
-            return jax.tree.map(functools.partial(jnp.where, spike), old, new)
-
-        after = dataclasses.replace(
-            after,
-            params=keep(after.params, state.params),
-            opt_state=keep(after.opt_state, state.opt_state),
-            ema=keep(after.ema, state.ema),
-            skipped=after.skipped + spike,
-            skipped_in_row=after.skipped_in_row + spike,
-            recent=jnp.where(place, metrics["loss"], state.recent),
-        )
-        counters = {name: getattr(after, name).astype(jnp.float32) for name in ("skipped", "skipped_in_row")}
-        return after, metrics | counters | {"spike": spike.astype(jnp.float32)}
-
-    return guarded_step
+def remember(recent: jax.Array | None, loss: jax.Array, number: jax.Array, counts: jax.Array) -> jax.Array | None:
+    """`recent` with the f32[] loss of the good step `number`, i32[], in place of the oldest; as it was unless counts, bool[]."""
+    if recent is None:
+        return None
+    return jnp.where((jnp.arange(WINDOW) == number % WINDOW) & counts, loss, recent)

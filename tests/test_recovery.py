@@ -124,6 +124,14 @@ def test_a_spike_is_left_out_and_counted(config: TrainConfig, batches: Batches, 
     assert rows(tmp_path / "parts") == found, "a resumed run remembers the losses that it judges by"
 
 
+def test_too_many_spikes_in_a_row_end_the_run(config: TrainConfig, batches: Batches, tmp_path: Path) -> None:
+    batches.bad = {10, 11, 12}
+    run = dataclasses.replace(with_policy(config, "skip"), max_skipped=3)
+    with pytest.raises(RuntimeError, match=r"3 steps in a row up to step 13 had .* or a loss spike"):
+        train(run, tmp_path)
+    assert [row["skipped_in_row"] for row in rows(tmp_path)][9:] == [0, 1, 2, 3]
+
+
 @pytest.mark.slow
 def test_ignored_spikes_are_applied(config: TrainConfig, batches: Batches, tmp_path: Path) -> None:
     batches.bad = {10}
