@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 POLL = 0.05  # seconds between two looks at the processes
-STOPPED = 85  # exit code of a training that was told to stop, and has saved
+STOPPED = 76  # exit code of a training that was told to stop, and has saved
 
 
 def main() -> int:
