@@ -5,7 +5,6 @@ import difflib
 import math
 import re
 
-_GIB = 2**30
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = (
     "2x2x1",
@@ -23,7 +22,7 @@ _CUBES = (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Chip:
     """flops: peak of dense bf16 products, FLOP/s. memory: HBM, bytes. bandwidth: of HBM, bytes/s. link: bytes/s one way, of
     one torus link of a TPU; of all NVLinks of a GPU. kinds: what jax.Device.device_kind calls it.
@@ -46,6 +45,28 @@ class Chip:
     halves: int = 1
 
 
+def _tpu(
+    peak: float,
+    memory: float,
+    bandwidth: float,
+    link: float,
+    kinds: tuple[str, ...],
+    *,
+    cubes: bool = False,
+    clock: float = 0.0,
+    halves: int = 1,
+) -> Chip:
+    """Of TFLOP/s, GiB, GB/s, GB/s and GHz. cubes: in three dimensions, else two."""
+    wraps, shapes = (4, _CUBES) if cubes else (16, _FLAT)
+    rates = (peak * 1e12, memory * 2**30, bandwidth * 1e9, link * 1e9)
+    return Chip(*rates, kinds, wraps=wraps, shapes=shapes, clock=clock * 1e9, halves=halves)
+
+
+def _gpu(peak: float, memory: float, bandwidth: float, link: float, kinds: tuple[str, ...], *, network: float) -> Chip:
+    """Of TFLOP/s, GB and three times GB/s."""
+    return Chip(peak * 1e12, memory * 1e9, bandwidth * 1e9, link * 1e9, kinds, network=network * 1e9)
+
+
 # TPU: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, "System architecture"; v4's links: Jouppi et al. 2023, "TPU v4: An
 # Optically Reconfigurable Supercomputer", table 4. The documents give both directions of all links of a chip together
 # (400, 1,200, 800, 1,200 GB/s for v5e, v5p, v6e, TPU7x). Slices whose axes are multiples of 4 (16 for v5e and v6e) close
@@ -54,68 +75,15 @@ class Chip:
 # (2024, an eighth of a system); NVLink is given there for both directions. network: one adapter a GPU of DGX A100
 # (200 Gb/s), H100, H200 and B200 (400 Gb/s).
 CHIPS = {
-    "v4": Chip(
-        flops=275e12,
-        memory=32 * _GIB,
-        bandwidth=1.2e12,
-        link=50e9,
-        kinds=("TPU v4",),
-        wraps=4,
-        shapes=_CUBES,
-        clock=1.05e9,
-    ),
-    "v5e": Chip(
-        flops=197e12,
-        memory=16 * _GIB,
-        bandwidth=819e9,
-        link=50e9,
-        kinds=("TPU v5 lite", "TPU v5e"),
-        wraps=16,
-        shapes=_FLAT,
-        clock=1.5e9,
-    ),
-    "v5p": Chip(
-        flops=459e12,
-        memory=95 * _GIB,
-        bandwidth=2.765e12,
-        link=100e9,
-        kinds=("TPU v5", "TPU v5p"),
-        wraps=4,
-        shapes=_CUBES,
-        clock=1.75e9,
-    ),
-    "v6e": Chip(
-        flops=918e12,
-        memory=32 * _GIB,
-        bandwidth=1.638e12,
-        link=100e9,
-        kinds=("TPU v6 lite", "TPU v6e"),
-        wraps=16,
-        shapes=_FLAT,
-    ),
-    "tpu7x": Chip(
-        flops=2307e12,
-        memory=192 * _GIB,
-        bandwidth=7.38e12,
-        link=100e9,
-        kinds=("TPU7x",),
-        wraps=4,
-        shapes=_CUBES,
-        halves=2,
-    ),
-    "a100": Chip(
-        flops=312e12,
-        memory=80e9,
-        bandwidth=2.039e12,
-        link=300e9,
-        kinds=("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB"),
-        network=25e9,
-    ),
-    "h100": Chip(
-        flops=989.4e12, memory=80e9, bandwidth=3.35e12, link=450e9, kinds=("NVIDIA H100 80GB HBM3",), network=50e9
-    ),
-    "h200": Chip(flops=989.4e12, memory=141e9, bandwidth=4.8e12, link=450e9, kinds=("NVIDIA H200",), network=50e9),
-    "b200": Chip(flops=2250e12, memory=180e9, bandwidth=8e12, link=900e9, kinds=("NVIDIA B200",), network=50e9),
+    "v4": _tpu(275, 32, 1200, 50, ("TPU v4",), cubes=True, clock=1.05),
+    "v5e": _tpu(197, 16, 819, 50, ("TPU v5 lite", "TPU v5e"), clock=1.5),
+    "v5p": _tpu(459, 95, 2765, 100, ("TPU v5", "TPU v5p"), cubes=True, clock=1.75),
+    "v6e": _tpu(918, 32, 1638, 100, ("TPU v6 lite", "TPU v6e")),
+    "tpu7x": _tpu(2307, 192, 7380, 100, ("TPU7x",), cubes=True, halves=2),
+    "a100": _gpu(312, 80, 2039, 300, ("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB"), network=25),
+    "h100": _gpu(989.4, 80, 3350, 450, ("NVIDIA H100 80GB HBM3",), network=50),
+    "h200": _gpu(989.4, 141, 4800, 450, ("NVIDIA H200",), network=50),
+    "b200": _gpu(2250, 180, 8000, 900, ("NVIDIA B200",), network=50),
 }
 
 
