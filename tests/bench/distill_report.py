@@ -77,9 +77,9 @@ def _legend(missing: Sequence[Variant], about: Mapping[str, Any]) -> str:
         f"In per cent, mean ± standard deviation over the seeds. {samples['train']:,} training samples of "
         f"`{about['data']['name']}`, {samples['val']:,} for validation; a caption that several images share is right for "
         "each of them. Mean recall: of the six R@K; its difference is taken seed by seed, * where the 95% interval of the "
-        "mean difference (Student's t) leaves 0 out. The learning rate, the weight of FD and the best mix were "
+        "mean difference (Student's t) leaves 0 out. The learning rate, the weights of FD and GD and the best mix were "
         f"chosen with a seed that is not reported, on {samples['dev']:,} training samples that neither teacher nor student "
-        "trains on; GD's weight is an estimate by its gradient's size, all others are as published, or 1. "
+        "trains on; all others are as published, or 1. "
         + (f"Set up, but not run: {waiting}. " if waiting else "")
         + f"Not set up: {skipped}."
     )

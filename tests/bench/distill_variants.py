@@ -1,4 +1,4 @@
-"""What the distillation bench compares, most informative first; FD's weight and the best mix were chosen on the dev split."""
+"""What the distillation bench compares, most informative first; FD's and GD's weights and the best mix: from `candidates`."""
 
 from collections.abc import Mapping
 
@@ -28,7 +28,7 @@ def variants(steps: int) -> tuple[Variant, ...]:
         _with_base("crd", "CRD", {"crd": 1.0}),
         Variant(name="clip_kd", label="CLIP-KD: CRD + FD + ICL", weights=_KD | {"fd": _FD}),
         Variant(name="clip_kd_free", label="CLIP-KD, dimension-free FD", weights=_KD | {"fd_cosine": 7.8125}),
-        Variant(name="best", label="best mix: CLIP-RD", weights=_BEST),
+        Variant(name="best", label="best mix: CLIP-KD + VRD + XRD", weights=_BEST),
         Variant(name="inherit", label="weight inheritance", weights=_BASE, teacher="", inherit="all"),
         Variant(name="inherit_best", label="weight inheritance + best mix", weights=_BEST, inherit="all"),
         _with_base("icl", "ICL", {"icl": 1.0}),
@@ -39,7 +39,7 @@ def variants(steps: int) -> tuple[Variant, ...]:
         _with_base("vrd_xrd", "VRD + XRD", {"vrd": 1.0, "xrd": 1.0}),
         Variant(name="drrho", label="DRRho alone", weights={"drrho": 1.0}),
         _with_base("dark", "DARK", {"dark_match": 1.0, "dark_rest": falling}),
-        _with_base("gd", "GD", {"gd": 1e4}),
+        _with_base("gd", "GD", {"gd": 10.0}),
         _with_base("afd", "AFD", {"afd": 1.0}),
         _with_base("cross_kd", "cross-KD", {"cross_kd": 1.0}),
         _with_base("full_teacher", "Embed-KD's full teacher", {"full_teacher": 1.0}),
@@ -68,6 +68,9 @@ def candidates() -> tuple[Variant, ...]:
         "fd_2000_crd_icl": _KD | {"fd": 2000.0},
         "fd_8000_crd_icl": _KD | {"fd": 8000.0},
         "fd_2000_crd_icl_vrd_xrd": _KD | {"fd": 2000.0, "vrd": 1.0, "xrd": 1.0},
+        "gd_10": _BASE | {"gd": 10.0},
+        "gd_100": _BASE | {"gd": 100.0},
+        "gd_1000": _BASE | {"gd": 1000.0},
     }
     rates = {"none_lr_0.001": 1e-3, "none_lr_0.002": 2e-3, "none_lr_0.004": 4e-3}
     return (
