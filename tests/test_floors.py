@@ -98,11 +98,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "inputs",
         "projections",
         "interop.layouts.openai",
-        "interop.card_tables",
     ),
     (
         "models.sparsity",
         "models.presets",
+        "interop.card_tables",
         "terms",
         "interop.proof.gate",
         "interop.proof.prepared",

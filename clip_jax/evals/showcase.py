@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 
-from clip_jax import metrics
+from clip_jax import metrics, ranking
 from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.data.images import decode, preprocess
 from clip_jax.data.source import Source
 from clip_jax.data.sources import SourceConfig, open_source
 from clip_jax.evals.embed import Embedded, Encoder, check_readable
-from clip_jax.evals.protocol import Outcome
+from clip_jax.evals.protocol import Outcome, first_captions
 
 _MATRIX = 24  # pairs in the similarity matrix
 _FAILURES = 8
@@ -50,7 +50,7 @@ class Showcase:
 
     def _for_queries(self, found: Embedded, encoder: Encoder) -> dict[str, np.ndarray]:
         scores = encoder.texts(self._config.queries) @ found.image.T
-        best = np.argsort(-scores, axis=1, kind="stable")[:, : self._config.top]
+        best = ranking.top_lists(scores, self._config.top)
         return {
             "queries": np.array(self._config.queries),
             "query_scores": np.take_along_axis(scores, best, axis=1),
@@ -58,7 +58,7 @@ class Showcase:
         }
 
     def _matrix(self, found: Embedded) -> dict[str, np.ndarray]:
-        first = _first_captions(found)
+        first = first_captions(found)
         rows = np.linspace(0, len(first) - 1, min(_MATRIX, len(first))).astype(int)
         chosen = first[rows]
         owners = found.owner[chosen]
@@ -69,7 +69,7 @@ class Showcase:
         }
 
     def _failures(self, found: Embedded) -> dict[str, np.ndarray]:
-        first = _first_captions(found)
+        first = first_captions(found)
         scores = found.caption[first] @ found.image.T
         key, right = found.key[first], np.zeros_like(scores, bool)
         right[:, found.owner[first]] = key[:, None] == key  # another picture with the same caption is no mistake
@@ -97,8 +97,3 @@ class Showcase:
 def _picture(source: Source, index: int, size: int) -> np.ndarray:
     image = source[index].image
     return preprocess(decode(image) if isinstance(image, bytes) else image, size, resize_mode="longest", fill_color=255)
-
-
-def _first_captions(found: Embedded) -> np.ndarray:
-    """Row of each image's first caption."""
-    return np.unique(found.owner, return_index=True)[1]

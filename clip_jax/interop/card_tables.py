@@ -1,21 +1,20 @@
 """What a configuration says of a model, as tables in Markdown."""
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from clip_jax import tree
-from clip_jax.models.clip import CLIPConfig, abstract_params
+from clip_jax.models.clip import CLIPConfig
 from clip_jax.models.layers import activation_of
 from clip_jax.models.resnet import ResNetConfig
+from clip_jax.models.size import size
 from clip_jax.models.vit import VisionConfig
 
 
 def architecture(config: CLIPConfig, logit_scale: float | None, logit_bias: float | None) -> str:
     """Both towers side by side, and how their embeddings become logits. The learned factor and bias, where known."""
     vision, text = config.vision_cfg, config.text_cfg
-    params = abstract_params(config)
+    parameters = size(config)
     image_rows = _resnet_rows(vision) if isinstance(vision, ResNetConfig) else _vit_rows(vision, config.quick_gelu)
     text_rows = {
         "kind": "transformer",
@@ -34,9 +33,9 @@ def architecture(config: CLIPConfig, logit_scale: float | None, logit_bias: floa
             "first": "the first token",
         }[text.pool_type],
         "projection": "" if text.proj_type == "none" else "linear, with bias" if text.proj_bias else "linear",
-        "parameters": f"{_count(params['text']):,}",
+        "parameters": f"{parameters.text:,}",
     }
-    image_rows["parameters"] = f"{_count(params['visual']):,}"
+    image_rows["parameters"] = f"{parameters.image:,}"
     towers = table(
         ("", "image tower", "text tower"), [(key, image_rows.get(key, ""), text_rows[key]) for key in text_rows]
     )
@@ -81,12 +80,6 @@ def _logits(config: CLIPConfig, scale: float | None, bias: float | None) -> str:
         return f"Logits are {formula}."
     learned = f"logit_scale {scale:.4f}" + ("" if bias is None else f" and logit_bias {bias:.4f}")
     return f"Logits are {formula}, with the learned {learned}."
-
-
-def _count(params: Any) -> int:
-    """Learned numbers: running statistics of batch norms left out."""
-    leaves = tree.leaves_by_path(params)
-    return sum(math.prod(leaf.shape) for path, leaf in leaves.items() if path.split("/")[-1] not in ("mean", "var"))
 
 
 def preparation(config: CLIPConfig) -> str:

@@ -26,6 +26,7 @@ from clip_jax.interop.write import TARGETS
 from clip_jax.models.clip import CLIPConfig, PreprocessConfig, count_parameters, init_params
 from clip_jax.models.presets import preset
 from clip_jax.models.resnet import ResNetConfig
+from clip_jax.models.size import Size
 from clip_jax.models.text import TextConfig
 from clip_jax.optim import OptimConfig
 from clip_jax.tokenizer_file import open_tokenizer
@@ -73,7 +74,7 @@ def test_a_card_of_weights_alone(small):
 
 def test_every_choice_of_the_configuration_changes_the_card(small, monkeypatch):
     # Without the number of parameters, which takes time and hides what else does not change.
-    monkeypatch.setattr(card_tables, "abstract_params", lambda config: {"visual": {}, "text": {}})
+    monkeypatch.setattr(card_tables, "size", lambda config: Size(image=0, text=0, parameters=0, stored=0))
 
     def card(**changes):
         return model_card("x", "clip_jax", dataclasses.replace(small, **changes), Provenance(source="a file"))
