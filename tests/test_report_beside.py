@@ -126,6 +126,29 @@ def test_the_headline_is_honest(tmp_path, taught, alone, wanted):
     assert ("it keeps nothing" in sentences) == (taught == 0)
 
 
+def test_shares_of_a_few_hits_are_left_out(tmp_path):
+    folders = [make(tmp_path / "t"), make(tmp_path / "s", config=HALF, keeps=0.9)]
+
+    def again(content):
+        evaluations = content["evaluations"]
+        evaluations["again"] = evaluations["icons"]
+
+    for folder in folders:
+        change(folder, "evaluation.json", again)
+    compared = read_compared(folders)
+    sentences = " ".join(words.besides(compared, examined(compared)))
+    assert "Over the 3 evaluations that tell this figure well, s keeps 90% " in sentences
+
+    def few(content):
+        for figure in content["evaluations"]["again"]["figures"].values():
+            figure["value"] = 1.5 * figure["chance"]  # half a hit above it
+
+    for folder in folders:
+        change(folder, "evaluation.json", few)
+    compared = read_compared(folders)
+    assert "Over the 2 evaluations" in " ".join(words.besides(compared, examined(compared)))
+
+
 def test_a_teacher_that_learned_nothing_has_nothing_to_keep(tmp_path):
     folders = [make(tmp_path / "t", keeps=0), make(tmp_path / "s", config=HALF)]
     compared = read_compared(folders)

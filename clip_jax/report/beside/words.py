@@ -14,6 +14,7 @@ _FRACTIONS = {3 / 4: "three quarters", 2 / 3: "two thirds", 1 / 2: "half", 1 / 3
 _FRACTIONS |= {1 / 5: "a fifth", 1 / 6: "a sixth", 1 / 7: "a seventh", 1 / 8: "an eighth", 1 / 9: "a ninth"}
 _FRACTIONS |= {1 / 10: "a tenth", 1 / 20: "a twentieth"}
 _NEAR = 0.06  # relative: so near to a fraction is called by its name
+_LOOSE = 0.25  # two standard errors of a teacher's figure, as a part of what it is above chance, where its shares still count
 _SAME = 0.02
 
 
@@ -33,6 +34,16 @@ class Measure:
         """The share of the teacher's that a run keeps, both above chance; NaN where either is unknown."""
         own, whole = self.number(one), self.number(teacher)
         return kept(own, whole) if own and whole else math.nan
+
+    def tells(self, teacher: Compared) -> bool:
+        """Whether the teacher's figure is far enough above chance, for the questions asked, that shares of it say something."""
+        whole = self.number(teacher)
+        error = standard_error(whole.value, self.questions(teacher)) if whole else math.inf
+        return whole is not None and 2 * error <= _LOOSE * (whole.value - (whole.chance or 0.0))
+
+    def questions(self, one: Compared) -> int:
+        """How many its figure is a share of."""
+        return asked(self.figure, self.evaluation.counts[one.number])
 
     def verdict(self, one: Compared) -> str:
         """As words.verdict."""
@@ -178,7 +189,7 @@ def _faster(one: Compared, teacher: Compared) -> str:
 def _helped(measure: Measure, taught: Compared, alone: Compared) -> list[str]:
     """Whether the difference between a student with and one without a teacher is more than noise."""
     own, other = measure.number(taught), measure.number(alone)
-    questions = _questions(measure, taught)
+    questions = measure.questions(taught)
     if not (own and other and questions):
         return []
     noise = 2 * math.hypot(standard_error(own.value, questions), standard_error(other.value, questions))
@@ -190,20 +201,16 @@ def _helped(measure: Measure, taught: Compared, alone: Compared) -> list[str]:
 
 def _known_to(measure: Measure, teacher: Compared) -> str:
     """How far the evaluation's size lets its figures be known."""
-    number, questions = measure.number(teacher), _questions(measure, teacher)
+    number, questions = measure.number(teacher), measure.questions(teacher)
     if not (number and questions):
         return ""
     around = 200 * standard_error(number.value, questions)
     return f"Of {questions:,} questions, each such share is known to about ± {around:.1f} points; another seed moves it too."
 
 
-def _questions(measure: Measure, one: Compared) -> int:
-    return asked(measure.figure, measure.evaluation.counts[one.number])
-
-
 def _ranges(found: Sequence[Measure], students: Sequence[Compared], teacher: Compared) -> str:
-    """What each keeps over all evaluations with the same figure, where there are several."""
-    alike = [measure for measure in found if measure.figure == found[0].figure]
+    """What each keeps over all evaluations with the same figure, where several tell it well: a share of few hits is noise."""
+    alike = [measure for measure in found if measure.figure == found[0].figure and measure.tells(teacher)]
     parts = []
     for one in students:
         keeps = [(max(measure.keeps(one, teacher), 0.0), measure.evaluation.name) for measure in alike]
@@ -211,7 +218,7 @@ def _ranges(found: Sequence[Measure], students: Sequence[Compared], teacher: Com
         if len(keeps) > 1:
             ends = [f"{share:.0%} ({name})" for share, name in (keeps[0], keeps[-1])]
             parts.append(f"{one.name} keeps {ends[0]} to {ends[1]}")
-    return f"Over all {len(alike)} evaluations with this figure, {listing(parts)}." if parts else ""
+    return f"Over the {len(alike)} evaluations that tell this figure well, {listing(parts)}." if parts else ""
 
 
 def _agreements(compared: Sequence[Compared], evaluations: Sequence[Examined]) -> list[str]:
