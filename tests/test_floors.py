@@ -83,6 +83,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "models.clip",
         "models.cut",
         "data.sources",
+        "data.contents",
         "data.teacher_items",
         "interop.proof.samples",
         "run_folder",

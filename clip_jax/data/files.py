@@ -1,6 +1,7 @@
 """Files on disk or behind any URL that fsspec knows (gs://, s3://, https://): naming, describing and reading them."""
 
 import glob
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -55,6 +56,15 @@ def exists(url: str) -> bool:
         return False
 
 
+def digest(url: str) -> str:
+    """blake2b of a file's bytes, in hex. Raises OSError."""
+    found = hashlib.blake2b(digest_size=16)
+    with open_stream(url) as stream:
+        while block := stream.read(_BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
 def join(root: str, path: str) -> str:
     """`path` below the folder `root`, unless it is absolute or a URL by itself."""
     if os.path.isabs(path) or "://" in path or not root:
@@ -76,10 +86,14 @@ def open_stream(url: str) -> IO[bytes]:
 
 
 class Reader:
-    """Reads ranges of one file, from any thread. A local file stays open for as long as someone holds its Reader."""
+    """Reads ranges of one file, from any thread. A local file stays open for as long as someone holds its Reader.
 
-    def __init__(self, url: str):
+    expected: what `stat` told of the file; a local one of which it tells something else by now is not read.
+    """
+
+    def __init__(self, url: str, expected: tuple[int, str] | None = None):
         local = _local(url)
+        self.is_local, self._expected = local is not None, expected
         self._descriptor = -1  # what __del__ finds when opening failed
         self._system: Any = None
         if local is None:
@@ -92,7 +106,7 @@ class Reader:
             close(self._descriptor)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Bytes [offset, offset + size). Raises OSError where they are not all there."""
+        """Bytes [offset, offset + size). Raises OSError where they are not all there, or the file is not the expected one."""
         if self._system is None:
             data = os.pread(self._descriptor, size, offset)
         else:
@@ -102,6 +116,8 @@ class Reader:
                 raise OSError(f"{type(error).__name__}: {error}") from error
         if len(data) != size:
             raise OSError(f"{len(data)} bytes at offset {offset} where {size} should be")
+        if self._system is None and self._expected and _told(os.fstat(self._descriptor)) != self._expected:
+            raise OSError("the file has changed since it was opened first")
         return data
 
 
@@ -151,13 +167,17 @@ def _matches(pattern: str) -> list[str]:
     return names
 
 
+def _told(entry: os.stat_result) -> tuple[int, str]:
+    return entry.st_size, str(entry.st_mtime_ns)
+
+
 def _stat(url: str) -> tuple[int, str] | None:
     try:
         if (path := _local(url)) is not None:
             entry = os.stat(path)
             if os.path.isdir(path):
                 raise ValueError(f"{url} is a folder; name its files, for example {url.rstrip('/')}/*")
-            return entry.st_size, str(entry.st_mtime_ns)
+            return _told(entry)
         system, path = fsspec.core.url_to_fs(url)
         info = system.info(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -58,6 +58,11 @@ class Mixture:
         number, inner = self.locate(index)
         return self._sources[number].uid(inner)
 
+    @property
+    def sources(self) -> list[Source]:
+        """In the order given."""
+        return list(self._sources)
+
     def locate(self, index: int) -> tuple[int, int]:
         """(number of the source, index within it)."""
         if not 0 <= index < self._length:

@@ -97,6 +97,11 @@ class Table:
         path, captions = self._row(index)
         return sample_uid(self.name, "\t".join([path, *(caption or "" for caption in captions)]))
 
+    @property
+    def path(self) -> str:
+        """The table."""
+        return self._path
+
     def _row(self, index: int) -> tuple[str, list[str | None]]:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: sample {index} of {len(self)}")

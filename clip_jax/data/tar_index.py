@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 _ABSENT = 0xFFFFFFFF  # as a size: the sample has no such member
 _THREADS = 16
 _LOG_SECONDS = 10
+_FORMAT = 2  # of the cached file; 2 has digests of shards
 
 Span = tuple[int, int]  # offset and size, bytes
 
@@ -40,7 +41,11 @@ class TarIndex:
     The key is a member's path up to the first dot of its base name. A sample takes 8 bytes, its key and 12 a column.
     cache: folder. The arrays are mapped from there, and a copy sent to another process maps them again; where nothing
     can be written they are kept in memory. Raises ValueError for a file that is no tar, and for an empty index.
+
+    digests: of every shard, in hex: which samples it holds, in what order, and where their members lie.
     """
+
+    digests: list[str]
 
     def __init__(
         self,
@@ -52,7 +57,8 @@ class TarIndex:
         progress: Callable[[int, int], None] | None = None,
     ):
         stats = [list(entry) for entry in files.stat(urls)]
-        self._name, self._made_from = name, {"urls": urls, "stats": stats, "columns": _lists(columns)}
+        self._name = name
+        self._made_from = {"format": _FORMAT, "urls": urls, "stats": stats, "columns": _lists(columns)}
         key = json.dumps([[files.absolute(url) for url in urls], _lists(columns)]).encode()
         self._path = os.path.join(cache, f"index-{hashlib.blake2b(key, digest_size=12).hexdigest()}.bin")
         report = self._load(check=True)
@@ -63,7 +69,9 @@ class TarIndex:
         _log.log(report["level"], "%s: %s", name, report["summary"])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_arrays" or not self._path}
+        return {
+            key: value for key, value in self.__dict__.items() if key not in ("_arrays", "digests") or not self._path
+        }
 
     def __setstate__(self, state: dict[str, Any]):
         self.__dict__.update(state)
@@ -78,6 +86,11 @@ class TarIndex:
         if not 0 <= index < len(self):
             raise IndexError(f"{self._name}: sample {index} of {len(self)}")
         return int(np.searchsorted(self._arrays["shard_end"], index, side="right"))
+
+    def stat(self, shard: int) -> tuple[int, str]:
+        """What `files.stat` told of a shard when it was indexed."""
+        size, version = self._made_from["stats"][shard]
+        return size, version
 
     def key(self, index: int) -> str:
         """What the sample's members are called in the shard, up to the first dot."""
@@ -99,7 +112,7 @@ class TarIndex:
             return None
         if meta["made_from"] != self._made_from:
             return None
-        self._arrays = arrays
+        self._arrays, self.digests = arrays, meta["report"]["digests"]
         return meta["report"]
 
     def _build(self, urls: list[str], columns: Columns, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
@@ -115,6 +128,7 @@ class TarIndex:
                     said = time.monotonic()
                     _log.info("%s: %d of %d shards indexed", self._name, len(shards), len(urls))
         report = _report(self._name, columns, shards)
+        self.digests = report["digests"]
         self._arrays = {
             "offset": np.concatenate([shard.offset for shard in shards]),
             "size": np.concatenate([shard.size for shard in shards]),
@@ -143,6 +157,11 @@ class _Shard:
     no_image: int
     no_caption: int
     extensions: collections.Counter[str]
+
+    def digest(self) -> str:
+        """Of its keys and of where their members lie."""
+        parts = (b"\0".join(self.keys), self.offset.tobytes(), self.size.tobytes())
+        return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest()
 
 
 def _index_shard(url: str, file_size: int, *, columns: Columns) -> _Shard:
@@ -206,6 +225,7 @@ def _report(name: str, columns: Columns, shards: list[_Shard]) -> dict[str, Any]
         ],
         "level": logging.WARNING if left_out else logging.INFO,
         "summary": f"{used:,} samples in {len(shards)} shards{left_out}",
+        "digests": [shard.digest() for shard in shards],
     }
 
 

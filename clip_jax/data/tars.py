@@ -2,7 +2,8 @@
 
 from typing import IO, NamedTuple
 
-_BLOCK = 512  # bytes; headers and data both fill whole blocks
+_BLOCK = HEADER = 512  # bytes; headers and data both fill whole blocks
+_LONG = 90  # characters of a key from which on a header may hold but a part of the name, or another one
 _REGULAR = b"0\x007"
 _SIZE_DIGITS = 20  # of a pax size in decimal, which is any of 64 bits
 _DATALESS = b"123456"  # links, devices, folders, pipes: their size field says nothing of data
@@ -62,6 +63,14 @@ def members(stream: IO[bytes], file_size: int) -> tuple[list[Member], str]:
             if kind in _REGULAR and not name.endswith("/"):
                 found.append(Member(name, data, size))
             name, size_override = None, None
+
+
+def is_header_of(header: bytes, key: str, size: int) -> bool:
+    """Whether it is the header of a member of `size` bytes whose name begins with `key` and a dot. Names that not every
+    writer puts into a header, long ones and those beyond ASCII, are not compared."""
+    if len(header) != _BLOCK or _size(header) != size:
+        return False
+    return len(key) >= _LONG or not key.isascii() or _short_name(header).removeprefix("./").startswith(f"{key}.")
 
 
 def _first_words(header: bytes) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from clip_jax.data.source import BadSample, Source
 from clip_jax.data.teacher_check import check_file, check_index
 from clip_jax.data.teacher_index import distinct_samples, places
-from clip_jax.data.teacher_manifest import Manifest, read_manifest
+from clip_jax.data.teacher_manifest import INDEX, Manifest, read_manifest
 from clip_jax.data.teacher_shards import DTYPES, caption_key, map_tensors
 from clip_jax.data.views import View
 
@@ -34,13 +34,15 @@ class TeacherStore:
     to within the rounding of the stored type.
 
     verify: on opening, read every byte: checksums, the norm of every row, uids. Sizes, headers and row counts are checked
-    always. Raises ValueError that names the file and what differs, FileNotFoundError where there is no such folder.
+    always. Raises ValueError that names the file and what differs, FileNotFoundError where there is no such folder. Reading
+    raises RuntimeError for a file that is gone or was written to since it was checked.
     """
 
     def __init__(self, folder: str | Path, *, verify: bool = True):
         self.folder = Path(folder).expanduser().resolve()
         self.manifest: Manifest = read_manifest(self.folder)
         self._files = [str(self.folder / shard.file) for shard in self.manifest.shards]
+        self._files.append(str(self.folder / INDEX))
         self._ends = np.cumsum([shard.rows for shard in self.manifest.shards], dtype=np.int64)
         self._check(verify=verify)
         self._open_files()
@@ -62,6 +64,7 @@ class TeacherStore:
 
     def rows(self, uids: np.ndarray) -> np.ndarray:
         """The rows i64[n] of samples u64[n], -1 for one that has none."""
+        self._same_as_checked([-1])
         index = self._index()
         rows = places(np.asarray(uids, np.uint64), index["uid"])
         rows[rows >= 0] = index["row"][rows[rows >= 0]]
@@ -143,21 +146,30 @@ class TeacherStore:
         return (stored.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)  # bf16 is the upper half
 
     def _locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(shard i64[n], row within it i64[n])."""
+        """(shard i64[n], row within it i64[n]); the shards are still those that were checked."""
         rows = np.asarray(rows, np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(
                 f"{self.folder}: row {rows.min()} or {rows.max()} of {len(self)}; -1 is a sample without one"
             )
         shards = np.searchsorted(self._ends, rows, side="right")
+        self._same_as_checked(np.unique(shards).tolist())
         return shards, rows - np.concatenate([[0], self._ends])[shards]
 
+    def _same_as_checked(self, numbers: Iterable[int]) -> None:
+        """numbers: of shards; -1 is the index. A map of a file that was cut ends the process when it is read."""
+        for number in numbers:
+            path = self._files[number]
+            if (now := _state(path)) != self._states[number]:
+                raise RuntimeError(
+                    f"{path} {'has changed' if now else 'is gone'} since it was checked; put it back as it was, and start "
+                    "the same command again"
+                )
+
     def _open_files(self):
-        files, folder, manifest = self._files, self.folder, self.manifest
+        files = self._files
         self._shard = functools.lru_cache(_MAPPED_SHARDS)(lambda number: map_tensors(Path(files[number])))
-        assert manifest.index is not None
-        index = folder / manifest.index.file
-        self._index = functools.cache(lambda: map_tensors(index))
+        self._index = functools.cache(lambda: map_tensors(Path(files[-1])))
 
     def _check(self, *, verify: bool):
         said = time.monotonic()
@@ -170,6 +182,7 @@ class TeacherStore:
             )
         if extra := sorted(present - named):
             raise ValueError(f"{self.folder}: {extra[0]} is not in its manifest; remove it, or copy the store again")
+        self._states = [_state(path) for path in self._files]
         check: Callable[[Any], None] = functools.partial(check_file, self.folder, manifest, verify=verify)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for done, _ in enumerate(pool.map(check, manifest.shards), 1):
@@ -177,3 +190,12 @@ class TeacherStore:
                     said = time.monotonic()
                     _log.info("%s: %d of %d shards are checked", self.folder, done, len(manifest.shards))
         check_index(self.folder, manifest, verify=verify)
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    """(bytes, ns of the last change) of a file, None where there is none."""
+    try:
+        entry = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return entry.st_size, entry.st_mtime_ns

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from clip_jax.data import files
+from clip_jax.data import files, tars
 from clip_jax.data.source import BadSample, Sample, sample_uid
 from clip_jax.data.tar_index import Columns, TarIndex
 
@@ -106,16 +106,37 @@ class WebDataset:
         """From the config's name, the shard's base name and the key."""
         return sample_uid(self.name, f"{self._names[self._index.shard(index)]}/{self._index.key(index)}")
 
+    def shards(self) -> list[tuple[str, str]]:
+        """(name, digest) of every shard in order: the name that uids have, and TarIndex.digests."""
+        return list(zip(self._names, self._index.digests, strict=True))
+
     def _members(self, index: int) -> list[bytes | None]:
-        """The bytes of every column, None where the sample lacks the member; one read where they lie close together."""
+        """The bytes of every column, None where the sample lacks the member; one read where they lie close together.
+
+        Raises OSError for a shard that is not the one that was indexed: by size and time of a local file, by the members'
+        headers of a remote one.
+        """
         spans = self._index.spans(index)
         present = [span for span in spans if span is not None]
         begin, end = min(offset for offset, _ in present), max(offset + size for offset, size in present)
-        file = self._open(self.shard(index))
-        if end - begin > sum(size for _, size in present) + _GAP:
-            return [None if span is None else file.read(*span) for span in spans]
-        block = file.read(begin, end - begin)
-        return [None if span is None else block[span[0] - begin : span[0] - begin + span[1]] for span in spans]
+        number = self._index.shard(index)
+        file = self._open(self._urls[number], self._index.stat(number))
+        head = 0 if file.is_local else tars.HEADER
+        key = self._index.key(index)
+        apart = end - begin > sum(size for _, size in present) + _GAP
+        block = b"" if apart else file.read(begin - head, end - begin + head)
+        found: list[bytes | None] = []
+        for span in spans:
+            if span is None:
+                found.append(None)
+                continue
+            offset, size = span
+            at = offset - begin
+            data = file.read(offset - head, size + head) if apart else block[at : at + head + size]
+            if head and not tars.is_header_of(data[:head], key, size):
+                raise OSError("the file has changed since it was opened first")
+            found.append(data[head:])
+        return found
 
     def _label(self, data: bytes) -> int:
         text = _decode(data).strip()
