@@ -24,6 +24,7 @@ from clip_jax.models.vit import VisionConfig
 from clip_jax.objective_check import check_objective
 from clip_jax.objectives import ObjectiveConfig, heads_of
 from clip_jax.optim import OptimConfig, make_optimizer
+from clip_jax.profiling import check_profile
 from clip_jax.projections import DISTILL, init_heads
 from clip_jax.recovery import RecoveryConfig, check_recovery, new_recent
 from clip_jax.run_folder import CHECKPOINTS
@@ -41,9 +42,9 @@ class TrainConfig:
     them; see clip_jax.teachers. init_from: weights that training starts from, as clip_jax.load takes them; position
     embeddings follow another image size. inherit: a larger model that first weights are cut out of. masks: learn what a
     smaller model should keep of this one. max_skipped: so many steps in a row that were left out end the run. recovery:
-    from loss spikes. profile: (first, number) of steps whose trace is written to the folder's profile/; (0, 0) for none.
-    wandb: a project's name, "" for none. origin: the config file (and its argument) this was read from, for reports; the command
-    line sets it.
+    from spikes of loss or gradient. profile: (first, number) of steps whose trace is written to the folder's profile/;
+    (0, 0) for none. wandb: a project's name, "" for none. origin: the config file (and its argument) this was read from, for
+    reports; the command line sets it.
     """
 
     seed: int = 0
@@ -185,8 +186,6 @@ def _check_parts(config: TrainConfig, mesh: Mesh) -> None:
 def _check(config: TrainConfig, offers: Mapping[str, Offer]) -> None:
     check_masking(config.masks)
     check_recovery(config.recovery)
-    if min(config.profile) < 0:
-        raise ValueError(f"config.profile is {config.profile}; give (first step, number of steps), such as (20, 3)")
     if config.init_from and config.inherit.model:
         raise ValueError("init_from and inherit.model both name first weights; give one")
     check_teachers(config.teachers)
@@ -205,6 +204,7 @@ def _check(config: TrainConfig, offers: Mapping[str, Offer]) -> None:
         can_mask=isinstance(config.model.vision_cfg, VisionConfig),
         steps=config.steps,
     )
+    check_profile(config.profile, config.steps)
     for name in ("steps", "log_every", "max_skipped"):
         if getattr(config, name) < 1:
             raise ValueError(f"config.{name} is {getattr(config, name)}; it must be at least 1")

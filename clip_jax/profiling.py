@@ -6,6 +6,21 @@ from typing import Any
 import jax
 
 
+def check_profile(profile: tuple[int, int], steps: int) -> None:
+    """Raises ValueError for steps that a run of so many does not have."""
+    first, number = profile
+    if number < 0 or first < 0 or (number and not 1 <= first <= steps + 1 - number):
+        raise ValueError(
+            f"config.profile is {tuple(profile)}; give (first step, number of steps) within steps 1 to {steps}, or (0, 0) "
+            "for no trace"
+        )
+
+
+def marked(step: int) -> jax.profiler.StepTraceAnnotation:
+    """Context in which step `step` is dispatched: where there is a trace, it has the number."""
+    return jax.profiler.StepTraceAnnotation("train", step_num=step)
+
+
 class Trace:
     """Of `steps` = (first, number) into `folder`, by this process where it is the first; of nothing where number is 0."""
 

@@ -29,7 +29,7 @@ from clip_jax.loading import load_encoder
 from clip_jax.masking import settled
 from clip_jax.models.clip import towers_of
 from clip_jax.models.flops import PEAK_FLOPS, train_flops_per_pair
-from clip_jax.profiling import Trace
+from clip_jax.profiling import Trace, marked
 from clip_jax.rewinds import Rewind, batch_of, next_jump, read_rewinds, write_rewinds
 from clip_jax.run_folder import CHECKPOINTS, PROFILE, Lock, Records, has_checkpoints, make_folder
 from clip_jax.runs import check_same_run, check_same_teachers, write_config
@@ -182,7 +182,8 @@ class _Loop:
                 batch.pop("uid")
                 batch = self._fill(sharding.to_global(batch, mesh), state)
                 self._trace.before(step + 1, state)
-                state, metrics = self._plan.step(state, batch)
+                with marked(step + 1):
+                    state, metrics = self._plan.step(state, batch)
                 self._trace.after(step + 1, metrics)
                 if running:
                     self._report(*running, progress)
