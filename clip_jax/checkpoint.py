@@ -72,7 +72,7 @@ class Checkpoints:
         Raises SaveFailed where it cannot even begin; what goes wrong in the background, `wait` raises.
         """
         rest = _rest(state)
-        recent = {"losses": state.recent}
+        recent = {"values": state.recent}
         items: dict[str, Any] = {"params": ocp.args.StandardSave(state.params), "rest": ocp.args.StandardSave(rest)}
         if state.ema is not None:
             items["ema"] = ocp.args.StandardSave(state.ema)
@@ -96,7 +96,7 @@ class Checkpoints:
         if abstract.ema is not None:
             items["ema"] = abstract.ema
         if abstract.recent is not None:
-            items["recent"] = {"losses": abstract.recent}
+            items["recent"] = {"values": abstract.recent}
         for candidate in steps:
             try:
                 found = self._read(candidate, items)
@@ -104,7 +104,7 @@ class Checkpoints:
                 _log.warning("checkpoint at step %d is damaged and was passed over: %s", candidate, damage)
                 continue
             self._set_aside([damaged for damaged in steps if damaged > candidate])
-            recent = found["recent"]["losses"] if "recent" in found else _none_yet(abstract.recent)
+            recent = found["recent"]["values"] if "recent" in found else _none_yet(abstract.recent)
             return TrainState(params=found["params"], ema=found.get("ema"), recent=recent, **found["rest"])
         if steps:
             raise ValueError(
@@ -156,7 +156,7 @@ class Checkpoints:
             lambda: self._manager.restore(step, args=ocp.args.Composite(proof=ocp.args.JsonRestore()))
         )
         fingerprints = self._damage_of(lambda: dict(stored["proof"]["fingerprints"]))
-        if "['recent']['losses']" not in fingerprints:  # written when nobody looked for spikes
+        if "['recent']['values']" not in fingerprints:  # written when nobody looked for spikes
             items = {name: item for name, item in items.items() if name != "recent"}
         _check_leaves(step, items, [name for name in fingerprints if not partial or _is_own(name, items)])
         args = {

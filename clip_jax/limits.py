@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from clip_jax.experiment import TrainConfig
+from clip_jax.recovery import JUDGED
 
 _FEW_BAD = 10  # so many replaced samples never stop a run, however small their share allowed
 
@@ -24,15 +25,15 @@ def check_step(
     Raises GoBack where config.recovery says so; RuntimeError where too many steps in a row were left out, or too many
     samples could not be read.
     """
-    spike = bool(figures.get("spike"))
+    spiked = [name for name in JUDGED if figures.get(f"{name}_spike")]
     rewinds = config.recovery.spike == "rewind"
-    if spike and rewinds:
+    if "loss" in spiked and rewinds:
         raise GoBack(step, f"a loss of {figures['loss']:.4g}, far above its median")
     if figures["skipped_in_row"] >= config.max_skipped:
         many = f"{figures['skipped_in_row']:.0f} steps in a row up to step {step}"
+        what = "a loss or gradient that is not finite" + (" or spikes" if config.recovery.spike != "ignore" else "")
         if rewinds:
-            raise GoBack(step, f"a loss or gradient that is not finite in {many}")
-        what = "a loss or gradient that is not finite" + (" or a loss spike" if "spike" in figures else "")
+            raise GoBack(step, f"{what} in {many}")
         raise RuntimeError(
             f"{many} had {what}; lower optim.lr {config.optim.lr}, set optim.clip_norm, or look at the data"
         )
@@ -43,6 +44,7 @@ def check_step(
             f"{config.read.max_bad_share:.1%}; worst: {worst_shards()}. bad_samples.jsonl names each"
         )
     if not math.isfinite(figures["loss"]) or figures["skipped_in_row"]:
-        what = f"loss {figures['loss']:.4g} is far above its median" if spike else "loss or gradient not finite"
+        what = ", ".join(f"{name} {figures[name]:.4g} is far above its median" for name in spiked)
+        what = what or "loss or gradient not finite"
         return f"step {step}: {what}; step skipped ({figures['skipped']:.0f} so far)"
     return None

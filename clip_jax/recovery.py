@@ -1,6 +1,7 @@
-"""Loss spikes: found inside the step against a running median, then left out, or gone back behind.
+"""Spikes of the loss or the gradient's norm: found inside the step by running medians, then left out, or gone back behind.
 
-The rule is Huber's: a value is an outlier by its distance from the median in units of the median absolute deviation.
+The rule is Huber's: a value is an outlier by its distance from the median in units of the median absolute deviation. That
+both are judged, and such updates left out, is as in OLMo-core's SkipStepOptimizer.
 """
 
 import dataclasses
@@ -9,18 +10,21 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-WINDOW = 64  # losses of good steps that a new one is held against; half of them must be there
+WINDOW = 64  # good steps that a new one is held against; half of them must be there
+JUDGED = ("loss", "grad_norm")  # metrics, in the order of the rows of `recent`
 _NORMAL = 1.4826  # standard deviations of a normal distribution in one median absolute deviation
-_LEAST = 0.01  # of the median: a spread below it is taken for this, since very even losses are no reason to be strict
+_LEAST = 0.01  # of the median: a spread below it is taken for this, since very even values are no reason to be strict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecoveryConfig:
-    """What is done when the loss lies more than `deviations` robust standard deviations above the median of the last steps.
+    """What is done when loss or gradient norm lie more than `deviations` robust standard deviations above the median of the
+    last steps.
 
     spike: "ignore"; "skip" leaves the update out and counts it as steps that are not finite are; "rewind" goes back to the
-    newest checkpoint and on with the batches after the spike, also where TrainConfig.max_skipped steps in a row were not
-    finite. rewinds: how many a run may need; one more ends it.
+    newest checkpoint and on with the batches after the spike, where the loss has one or TrainConfig.max_skipped steps in a
+    row were left out. A gradient's alone, before its update has done harm, is left out by either. rewinds: how many a run
+    may need; one more ends it.
     """
 
     spike: Literal["ignore", "skip", "rewind"] = "ignore"
@@ -35,22 +39,24 @@ def check_recovery(config: RecoveryConfig) -> None:
 
 
 def new_recent(config: RecoveryConfig) -> jax.Array | None:
-    """No losses seen yet, NaN f32[WINDOW]; None where none need be remembered."""
-    return None if config.spike == "ignore" else jnp.full(WINDOW, jnp.nan, jnp.float32)
+    """Nothing seen yet, NaN f32[len(JUDGED), WINDOW]; None where nothing need be remembered."""
+    return None if config.spike == "ignore" else jnp.full((len(JUDGED), WINDOW), jnp.nan, jnp.float32)
 
 
-def is_spike(config: RecoveryConfig, recent: jax.Array | None, loss: jax.Array) -> jax.Array:
-    """bool[] for the f32[] loss of a step after those of `recent` f32[WINDOW], NaN where there is none yet; None: never."""
+def spikes(config: RecoveryConfig, recent: jax.Array | None, values: jax.Array) -> jax.Array:
+    """bool[len(JUDGED)], for the f32[len(JUDGED)] values of a step after those of `recent` f32[len(JUDGED), WINDOW], which are
+    NaN where there is none yet; None: never."""
     if recent is None:
-        return jnp.zeros((), jnp.bool_)
-    middle = jnp.nanmedian(recent)
-    spread = jnp.maximum(_NORMAL * jnp.nanmedian(jnp.abs(recent - middle)), _LEAST * jnp.abs(middle))
-    known = jnp.isfinite(recent).sum() >= WINDOW // 2
-    return known & (loss > middle + config.deviations * spread)
+        return jnp.zeros(len(JUDGED), jnp.bool_)
+    middle = jnp.nanmedian(recent, axis=1)
+    spread = _NORMAL * jnp.nanmedian(jnp.abs(recent - middle[:, None]), axis=1)
+    known = jnp.isfinite(recent).sum(axis=1) >= WINDOW // 2
+    return known & (values > middle + config.deviations * jnp.maximum(spread, _LEAST * jnp.abs(middle)))
 
 
-def remember(recent: jax.Array | None, loss: jax.Array, number: jax.Array, counts: jax.Array) -> jax.Array | None:
-    """`recent` with the f32[] loss of the good step `number`, i32[], in place of the oldest; as it was unless counts, bool[]."""
+def remember(recent: jax.Array | None, values: jax.Array, number: jax.Array, counts: jax.Array) -> jax.Array | None:
+    """`recent` with the f32[len(JUDGED)] values of the good step `number`, i32[], in place of the oldest; as it was unless
+    counts, bool[]."""
     if recent is None:
         return None
-    return jnp.where((jnp.arange(WINDOW) == number % WINDOW) & counts, loss, recent)
+    return jnp.where(counts, recent.at[:, number % WINDOW].set(values), recent)

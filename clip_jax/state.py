@@ -15,8 +15,8 @@ class TrainState:
     them. opt_state: optax's.
 
     ema: the average of params, or None. skipped: non-finite steps left out so far, i32[]; skipped_in_row: since the last
-    good one, i32[]. replaced: samples that could not be read and were replaced by another so far, i32[]. recent: losses of the
-    last good steps, f32[W], where spikes are looked for (see recovery.py), else None.
+    good one, i32[]. replaced: samples that could not be read and were replaced by another so far, i32[]. recent: loss and
+    gradient norm of the last good steps, f32[2, W], where spikes are looked for (see recovery.py), else None.
     """
 
     step: jax.Array

@@ -16,7 +16,7 @@ from clip_jax.models.clip import CLIP, MAX_LOGIT_SCALE, CLIPConfig, bind, noise_
 from clip_jax.objectives import Features, ObjectiveConfig, objective
 from clip_jax.optim import OptimConfig, learning_rate, trained_mask, update_ema
 from clip_jax.projections import DISTILL, SCALE
-from clip_jax.recovery import RecoveryConfig, is_spike, remember
+from clip_jax.recovery import JUDGED, RecoveryConfig, remember, spikes
 from clip_jax.sharding import batch_sharding
 from clip_jax.state import TrainState
 from clip_jax.teachers import TeacherConfig
@@ -46,9 +46,10 @@ def make_step(
     batch, cut over (replica, data, fsdp): image u8[B, S, S, 3], text i32[B, L], replaced i32[B]; where a term needs them,
     synthetic (text, too) and label i32[B]; targets, a Targets for each teacher by its name.
     metrics: f32[] each: loss, the raw value of each term, grad_norm, logit_scale (the factor, not its log), lr,
-    skipped, skipped_in_row, replaced; logit_bias where the model has one; spike, 0 or 1, where recovery looks for them. A
-    step whose loss is a spike, or whose loss, gradient or statistics are not finite, leaves all but the counters as they
-    were. Running statistics of batch norms become those of the global batch; where optim.freeze matches them they stay.
+    skipped, skipped_in_row, replaced; logit_bias where the model has one; loss_spike and grad_norm_spike, 0 or 1, where
+    recovery looks for them. A step that has a spike, or whose loss, gradient or statistics are not finite, leaves all but the
+    counters as they were. Running statistics of batch norms become those of the global batch; where optim.freeze matches them
+    they stay.
     """
     rate, rows_at = learning_rate(optim, steps), batch_sharding(mesh)
 
@@ -100,8 +101,9 @@ def make_step(
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
         for moved in jax.tree.leaves(statistics):
             good &= jnp.isfinite(moved).all()
-        spike = good & is_spike(recovery, state.recent, loss)
-        good &= ~spike
+        judged = jnp.stack([loss, norm])
+        spiked = good & spikes(recovery, state.recent, judged)
+        good &= ~spiked.any()
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
@@ -116,7 +118,7 @@ def make_step(
         def keep(new: Any, old: Any) -> Any:
             return jax.tree.map(functools.partial(jnp.where, good), new, old)
 
-        recent = remember(state.recent, loss, state.step - state.skipped, good)
+        recent = remember(state.recent, judged, state.step - state.skipped, good)
         after = TrainState(
             step=state.step + 1,
             params=keep(params, state.params),
@@ -130,7 +132,7 @@ def make_step(
         counters = {name: getattr(after, name) for name in ("skipped", "skipped_in_row", "replaced")}
         values |= {"grad_norm": norm, "lr": rate(state.step - state.skipped)} | counters
         if recent is not None:
-            values["spike"] = spike
+            values |= {f"{name}_spike": spiked[row] for row, name in enumerate(JUDGED)}
         if model.init_logit_bias is not None:
             values["logit_bias"] = state.params["logit_bias"]
         return after, {name: value.astype(jnp.float32) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Loss spikes and batches that give NaN: left out, or gone back behind, alike however often the run is interrupted."""
+"""Spikes and batches that give NaN: left out, or gone back behind, alike however often the run is interrupted."""
 
 import dataclasses
 import json
@@ -18,12 +18,12 @@ from clip_jax.checkpoint import CheckpointConfig
 from clip_jax.cli.configs import to_dataclass
 from clip_jax.data.pipeline import TrainStream
 from clip_jax.experiment import TrainConfig
-from clip_jax.recovery import RecoveryConfig, is_spike
+from clip_jax.recovery import JUDGED, RecoveryConfig, spikes
 from clip_jax.rewinds import Rewind, batch_of, next_jump, read_rewinds
 from clip_jax.train import train
 from tests import small_config
 
-SPIKE = 200.0  # what the loss of a bad batch is multiplied by
+SPIKE = 200.0  # what the loss of a bad batch is multiplied by, and its gradient with it
 
 
 @pytest.fixture
@@ -35,12 +35,13 @@ def config(monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
 
 
 class Batches:
-    """Which batches of the stream were read, in order; those of `bad` hold one caption, and give `factor` times the loss."""
+    """Which batches of the stream were read, in order; those of `bad` hold one caption, and give `factor` times the loss, or
+    only the gradient where `loss_too` is False."""
 
     def __init__(self, patch: pytest.MonkeyPatch):
         self.read: list[int] = []
         self.bad: set[int] = set()
-        self.factor = SPIKE
+        self.factor, self.loss_too = SPIKE, True
         objective = step_module.objective
 
         class Marked(TrainStream):
@@ -58,7 +59,8 @@ class Batches:
 
         def scaled(goal: Any, mesh: Any, student: Any, **given: Any) -> Any:
             total, raw = objective(goal, mesh, student, **given)
-            return total * jnp.where((student.text == student.text[:1]).all(), self.factor, jnp.float32(1)), raw
+            whole = total * jnp.where((student.text == student.text[:1]).all(), self.factor, jnp.float32(1))
+            return whole if self.loss_too else whole + jax.lax.stop_gradient(total - whole), raw
 
         patch.setattr(train_module, "TrainStream", Marked)
         patch.setattr(step_module, "objective", scaled)
@@ -80,20 +82,24 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def test_what_a_spike_is() -> None:
     config = RecoveryConfig(spike="skip", deviations=10)
     rng = np.random.default_rng(0)
-    seen = jnp.asarray(2 + 0.1 * rng.standard_normal(recovery.WINDOW), jnp.float32)
+    unit = np.array([[1.0], [30.0]])  # of the loss, of the gradient's norm
+    seen = jnp.asarray(unit * (2 + 0.1 * rng.standard_normal((2, recovery.WINDOW))), jnp.float32)
 
-    def spike(recent: jax.Array, loss: float) -> bool:
-        return bool(is_spike(config, recent, jnp.float32(loss)))
+    def spiked(recent: jax.Array, *values: float) -> list[str]:
+        found = spikes(config, recent, jnp.asarray(unit[:, 0] * np.array(values), jnp.float32))
+        return [name for name, spike in zip(JUDGED, found, strict=True) if spike]
 
-    assert not spike(seen, 2.5)
-    assert spike(seen, 3.5)
-    assert not spike(seen, 0.1), "only a loss that is too high"
-    assert not spike(seen, float("nan")), "what is not finite has a rule of its own"
-    few = jnp.where(jnp.arange(recovery.WINDOW) < recovery.WINDOW // 2 - 1, seen, jnp.nan)
-    assert not spike(few, 100.0), "too early to tell"
-    even = jnp.full(recovery.WINDOW, 2.0, jnp.float32)
-    assert not spike(even, 2.1), "even losses are no reason to be strict"
-    assert spike(even, 2.3)
+    assert spiked(seen, 2.5, 2.5) == []
+    assert spiked(seen, 3.5, 2.5) == ["loss"]
+    assert spiked(seen, 2.5, 3.5) == ["grad_norm"]
+    assert spiked(seen, 3.5, 3.5) == ["loss", "grad_norm"]
+    assert spiked(seen, 0.1, 0.1) == [], "only what is too high"
+    assert spiked(seen, float("nan"), float("nan")) == [], "what is not finite has a rule of its own"
+    known = jnp.arange(recovery.WINDOW)[None] < jnp.array([[recovery.WINDOW // 2 - 1], [recovery.WINDOW // 2]])
+    assert spiked(jnp.where(known, seen, jnp.nan), 100.0, 100.0) == ["grad_norm"], "too early to tell of the loss"
+    even = jnp.asarray(unit * np.full((2, recovery.WINDOW), 2.0), jnp.float32)
+    assert spiked(even, 2.1, 2.1) == [], "even values are no reason to be strict"
+    assert spiked(even, 2.3, 2.3) == ["loss", "grad_norm"]
 
 
 def test_where_the_stream_stands() -> None:
@@ -109,25 +115,39 @@ def test_numbers_that_cannot_be(config: TrainConfig, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_spike_is_left_out_and_counted(config: TrainConfig, batches: Batches, tmp_path: Path) -> None:
-    batches.bad = {10}
+@pytest.mark.parametrize("loss_too", [True, False])
+def test_a_spike_is_left_out_and_counted(loss_too: bool, config: TrainConfig, batches: Batches, tmp_path: Path) -> None:
+    batches.bad, batches.loss_too = {10}, loss_too
     run = with_policy(config, "skip")
     assert train(run, tmp_path / "whole").complete
     found = rows(tmp_path / "whole")
-    assert [row["step"] for row in found if row["spike"]] == [11]
-    assert found[10]["loss"] > 10 * found[9]["loss"]
+    assert [row["step"] for row in found if row["loss_spike"]] == ([11] if loss_too else [])
+    assert [row["step"] for row in found if row["grad_norm_spike"]] == [11]
     assert [row["skipped"] for row in found] == [0.0] * 10 + [1.0] * 10
     assert max(row["loss"] for row in found[11:]) < 1.5 * found[9]["loss"], "its update was not applied"
     for stop in (10, 11):
         train(run, tmp_path / "parts", stop=lambda step, stop=stop: step == stop)
     train(run, tmp_path / "parts")
-    assert rows(tmp_path / "parts") == found, "a resumed run remembers the losses that it judges by"
+    assert rows(tmp_path / "parts") == found, "a resumed run remembers what it judges by"
+
+
+def test_an_outlying_gradient_is_left_out_and_nothing_gone_back_behind(
+    config: TrainConfig, batches: Batches, tmp_path: Path
+) -> None:
+    batches.bad, batches.loss_too = {10}, False
+    run = with_policy(dataclasses.replace(config, steps=12), "rewind")
+    assert train(run, tmp_path).complete
+    found = rows(tmp_path)
+    assert found[10]["grad_norm"] > 10 * found[9]["grad_norm"]
+    assert found[10]["loss"] < 1.5 * found[9]["loss"]
+    assert [(row["grad_norm_spike"], row["skipped"]) for row in found[9:]] == [(0, 0), (1, 1), (0, 1)]
+    assert read_rewinds(tmp_path) == [], "it was judged before it did harm"
 
 
 def test_too_many_spikes_in_a_row_end_the_run(config: TrainConfig, batches: Batches, tmp_path: Path) -> None:
     batches.bad = {10, 11, 12}
     run = dataclasses.replace(with_policy(config, "skip"), max_skipped=3)
-    with pytest.raises(RuntimeError, match=r"3 steps in a row up to step 13 had .* or a loss spike"):
+    with pytest.raises(RuntimeError, match=r"3 steps in a row up to step 13 had .* or spikes; lower"):
         train(run, tmp_path)
     assert [row["skipped_in_row"] for row in rows(tmp_path)][9:] == [0, 1, 2, 3]
 
@@ -137,7 +157,7 @@ def test_ignored_spikes_are_applied(config: TrainConfig, batches: Batches, tmp_p
     batches.bad = {10}
     train(config, tmp_path)
     assert rows(tmp_path)[-1]["skipped"] == 0
-    assert "spike" not in rows(tmp_path)[-1]
+    assert "loss_spike" not in rows(tmp_path)[-1]
 
 
 def test_a_run_goes_back_behind_a_spike(config: TrainConfig, batches: Batches, tmp_path: Path) -> None:
@@ -183,7 +203,7 @@ def test_a_batch_of_nan_is_left_out_and_many_are_gone_back_behind(
     run = dataclasses.replace(with_policy(config, "rewind"), max_skipped=2)
     assert train(run, tmp_path).complete
     assert [(r.step, r.to, r.skipped) for r in read_rewinds(tmp_path)] == [(11, 8, 3)]
-    assert "not finite in 2 steps in a row" in read_rewinds(tmp_path)[0].reason
+    assert "not finite or spikes in 2 steps in a row" in read_rewinds(tmp_path)[0].reason
     found = rows(tmp_path)
     assert found[2]["loss"] is None
     assert found[-1]["skipped"] == 1
@@ -194,7 +214,7 @@ def test_a_batch_of_nan_is_left_out_and_many_are_gone_back_behind(
 def test_an_old_run_can_begin_to_look_for_spikes(config: TrainConfig, tmp_path: Path) -> None:
     train(config, tmp_path, stop=lambda step: step == 5)
     assert train(with_policy(config, "skip"), tmp_path, stop=lambda step: step == 7).step == 7
-    assert rows(tmp_path)[-1]["spike"] == 0
+    assert rows(tmp_path)[-1]["loss_spike"] == rows(tmp_path)[-1]["grad_norm_spike"] == 0
     assert train(config, tmp_path).complete
 
 
