@@ -19,6 +19,7 @@ from clip_jax.data.teacher_shards import DTYPES
 from clip_jax.data.webdataset import WebDatasetConfig
 from clip_jax.extract import extract
 from clip_jax.loading import load
+from clip_jax.peers import watched
 from clip_jax.run_folder import CONFIG
 from clip_jax.runs import read_config
 from clip_jax.store_import import import_embeddings, imported_config
@@ -71,25 +72,26 @@ def main(argv: list[str]) -> int:
     )
     source, augmentation = samples_of(data.value, name.value or "")
     start(values)
-    began = time.monotonic()
-    teacher, samples = load(model.value, dtype=config.dtype), ShardedSamples(open_source(source), config.rows_per_shard)
-    found = ClipRetrieval(retrieval.value, samples.source) if retrieval.value else None
-    if found is not None:
-        config = imported_config(config, found, teacher, captions_wanted=bool(values["captions"].present))
-    plan = plan_store(teacher, model.value, samples, source, augmentation, config)
-    folder = Path(store.value)
-    with contextlib.closing(StoreWriting(folder, samples, plan, config.max_bad_share)) as writing:
-        if writing.finished:
-            said = f"{folder} is finished already: {_content(writing.finished)}"
-        else:
-            if found is None:
-                extract(teacher, writing)
+    began, folder = time.monotonic(), Path(store.value)
+    with watched(lambda: "start the same command again, it keeps the shards that are written"):
+        teacher = load(model.value, dtype=config.dtype)
+        samples = ShardedSamples(open_source(source), config.rows_per_shard)
+        found = ClipRetrieval(retrieval.value, samples.source) if retrieval.value else None
+        if found is not None:
+            config = imported_config(config, found, teacher, captions_wanted=bool(values["captions"].present))
+        plan = plan_store(teacher, model.value, samples, source, augmentation, config)
+        with contextlib.closing(StoreWriting(folder, samples, plan, config.max_bad_share)) as writing:
+            if writing.finished:
+                said = f"{folder} is finished already: {_content(writing.finished)}"
             else:
-                import_embeddings(found, writing)
-            manifest = writing.finish()
-            new, seconds = sum(len(samples.of(shard)) for shard in writing.missing), time.monotonic() - began
-            pace = f"{new:,} of them now, in {clock(seconds)}, {new / seconds:,.1f} a second"
-            said = f"{folder} is finished: {_content(manifest)}; {pace}"
+                if found is None:
+                    extract(teacher, writing)
+                else:
+                    import_embeddings(found, writing)
+                manifest = writing.finish()
+                new, seconds = sum(len(samples.of(shard)) for shard in writing.missing), time.monotonic() - began
+                pace = f"{new:,} of them now, in {clock(seconds)}, {new / seconds:,.1f} a second"
+                said = f"{folder} is finished: {_content(manifest)}; {pace}"
     if jax.process_index() == 0:
         print(said)
     return 0

@@ -7,6 +7,7 @@ from typing import cast, get_args
 import jax
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from clip_jax.cli.configs import parse, take_config, to_dataclass
@@ -15,6 +16,7 @@ from clip_jax.evals.embed import Encoder
 from clip_jax.evals.speed import measure_speed
 from clip_jax.evals.suite import open_evaluations, run_evaluations, table, write_json
 from clip_jax.loading import load_encoder
+from clip_jax.peers import watched
 from clip_jax.plain import to_dict
 from clip_jax.run_folder import EVALUATION, PICTURES
 from clip_jax.runs import Weights, load_run
@@ -40,8 +42,13 @@ def main(argv: list[str]) -> int:
     if len(folders) != 1:
         raise ValueError(f"give one run folder, got {folders or 'none'}; see clip-jax evaluate --help")
     start(values)
-    folder = Path(folders[0])
-    run = load_run(folder, weights=cast(Weights, weights.value), step=step.value)
+    with watched():
+        _evaluate(Path(folders[0]), edited, cast(Weights, weights.value), step.value)
+    return 0
+
+
+def _evaluate(folder: Path, edited: ConfigDict | None, weights: Weights, step: int | None) -> None:
+    run = load_run(folder, weights=weights, step=step)
     evals = run.config.evals if edited is None else to_dataclass(edited).evals
     if not evals:
         raise ValueError(
@@ -51,7 +58,7 @@ def main(argv: list[str]) -> int:
     outcomes = run_evaluations(opened, Encoder(run.config.model, run.params, run.mesh))
     speed = measure_speed(run.config.model, run.params, run.mesh)
     if jax.process_index() > 0:
-        return 0
+        return
     about = {"run": folder.name, "step": run.step, "weights": run.weights, "speed": dataclasses.asdict(speed)}
     write_json(folder / EVALUATION, outcomes, about | {"evals": to_dict(evals)})
     pictures = {f"{name}/{key}": array for name, outcome in outcomes.items() for key, array in outcome.pictures.items()}
@@ -64,4 +71,3 @@ def main(argv: list[str]) -> int:
         f"encodes {speed.images:,.0f} images/s and {speed.texts:,.0f} texts/s in batches of {speed.batch_size} on "
         f"{speed.device}, {speed.dtype}"
     )
-    return 0

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,16 +17,22 @@ from tests.cli.test_runs import METRICS, ROOT, finish, start, wait_for_lines
 pytestmark = pytest.mark.slow
 
 
-def group(workdir: Path, number: int, *more: str, own: dict[int, tuple[str, ...]] | None = None) -> list:
-    """The processes, without a launcher. own: further arguments of one of them."""
+def free_address() -> str:
+    """Where process 0 can listen."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def group(workdir: Path, number: int, *more: str, own: dict[int, tuple[str, ...]] | None = None, **how: Any) -> list:
+    """The processes, without a launcher. own: further arguments of one of them. how: of `start`."""
+    address = free_address()
     return [
         start(
             workdir,
             *(*more, *(own or {}).get(process, ())),
             *("--distributed", address, "--processes", str(number), "--process", str(process)),
+            **how,
         )
         for process in range(number)
     ]
