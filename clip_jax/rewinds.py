@@ -37,11 +37,22 @@ def write_rewinds(workdir: Path, rewinds: Sequence[Rewind]) -> None:
     write_json(workdir / REWINDS, [dataclasses.asdict(rewind) for rewind in rewinds])
 
 
+def one_more(rewinds: Sequence[Rewind], step: int, to: int, reason: str) -> list[Rewind]:
+    """All of them and that from `step` to the checkpoint at `to`, whose next batch is the one that followed `step`."""
+    skipped = batch_of(rewinds, step) - batch_of(rewinds, to)
+    return [*rewinds, Rewind(step=step, to=to, skipped=skipped, reason=reason)]
+
+
 def batch_of(rewinds: Sequence[Rewind], step: int) -> int:
     """The number, in the stream, of the batch that follows `step` updates."""
-    return step + sum(rewind.skipped for rewind in rewinds if rewind.to <= step)
+    return step + sum(rewind.skipped for rewind in _in_force(rewinds) if rewind.to <= step)
 
 
 def next_jump(rewinds: Sequence[Rewind], step: int) -> int | None:
     """The first step after `step` at which batches were left out; None where there is none."""
-    return min((rewind.to for rewind in rewinds if rewind.to > step), default=None)
+    return min((rewind.to for rewind in _in_force(rewinds) if rewind.to > step), default=None)
+
+
+def _in_force(rewinds: Sequence[Rewind]) -> list[Rewind]:
+    """Those whose place no later one went back behind: it undid them, and its own `skipped` counts their batches."""
+    return [one for place, one in enumerate(rewinds) if all(later.to >= one.to for later in rewinds[place:])]

@@ -2,10 +2,11 @@
 
 config.json        the experiment            checkpoints/       Orbax
 metrics.jsonl      a row each log_every steps and each evaluation; the same bytes however often the run was interrupted
-timing.jsonl       speed, loader wait, memory: true of the machine, not of the experiment
+timing.jsonl       speed, loader wait, memory: true of the machine, not of the experiment (timing.N.jsonl by process N)
 bad_samples.jsonl  each replaced sample: step, uid, shard, reason (bad_samples.N.jsonl by process N)
 tokenizer.json     where it is not CLIP's
 teachers.json      hashes of each teacher's weights and of its store's manifest: a run that goes on must find the same
+data.json          the parts of the training samples, and a digest of each: a run that goes on must find the same
 rewinds.json       where it went back behind a loss spike               starts.jsonl     when it was started, from which step
 tensorboard/       event files               profile/           a profiler's trace, where config.profile asks for one
 evaluation.json    the last evaluation       pictures.npz, report.html, beside.html
@@ -27,6 +28,7 @@ from clip_jax.writers import JsonlWriter, TensorBoardWriter, WandbWriter, Writer
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 TEACHERS = "teachers.json"
+DATA = "data.json"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
@@ -76,7 +78,7 @@ class Lock:
 
 
 class Records:
-    """All that a run writes down while it trains, from step `start` on; only process 0 writes figures.
+    """All that a run writes down while it trains, from step `start` on; only process 0 writes figures of the experiment.
 
     began: when the run was first started, seconds as of time.time(). useful_seconds: as in clip_jax.clock, up to `start`.
     """
@@ -91,6 +93,8 @@ class Records:
         self._metrics: list[Writer] = []
         self._timing: list[Writer] = []
         self.began, self.useful_seconds = began, 0.0
+        if not self._first:
+            self._timing = [JsonlWriter(workdir / f"timing.{process}.jsonl", start)]
         if self._first:
             with (workdir / STARTS).open("a") as file:
                 file.write(json.dumps({"step": start, "time": began}) + "\n")

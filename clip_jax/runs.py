@@ -1,24 +1,27 @@
 """Run folders as models: whose they are, and the weights of a checkpoint, placed on the devices there are."""
 
 import dataclasses
+import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from clip_jax import sharding, tree
 from clip_jax.checkpoint import Checkpoints
+from clip_jax.data.contents import Part, difference
 from clip_jax.durable import write_durably
 from clip_jax.experiment import TrainConfig
 from clip_jax.masking import MASKS, init_masking
 from clip_jax.models.clip import abstract_params
 from clip_jax.plain import from_json, to_dict
-from clip_jax.run_folder import CHECKPOINTS, CONFIG, TEACHERS, TOKENIZER, has_checkpoints
+from clip_jax.run_folder import CHECKPOINTS, CONFIG, DATA, TEACHERS, TOKENIZER, has_checkpoints
 from clip_jax.sharding import MeshConfig
 from clip_jax.writers import write_json
 
@@ -89,9 +92,38 @@ def check_same_teachers(folder: Path, identities: Mapping[str, Mapping[str, str]
             )
 
 
-def write_config(folder: Path, config: TrainConfig, teachers: Mapping[str, Mapping[str, str]] | None = None) -> None:
+def check_same_data(folder: Path, config: TrainConfig, parts: Sequence[Part]) -> None:
+    """parts: clip_jax.data.contents of the training samples. Raises ValueError where they are not the same on all processes,
+    and where a run that has checkpoints began with others, unless its config names another source now, which is noticed."""
+    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=4).digest()
+    found = multihost_utils.process_allgather(np.frombuffer(digest, np.uint32), tiled=True)
+    if others := np.flatnonzero(found != found[0]).tolist():
+        raise ValueError(
+            f"processes {others} of {len(found)} find other training samples than process 0; give all the same data"
+        )
+    if not (folder / DATA).is_file() or not has_checkpoints(folder):
+        return
+    changed = difference([(name, digest) for name, digest in json.loads((folder / DATA).read_text())], parts)
+    if not changed:
+        return
+    if read_config(folder).source != config.source:
+        _log.warning("the training samples are not those that this run began with: %s", changed)
+        return
+    raise ValueError(
+        f"the training samples are not those that {folder} began with: {changed}. Put them back as they were; or train on in "
+        f"another workdir, with config.init_from={folder}"
+    )
+
+
+def write_config(
+    folder: Path,
+    config: TrainConfig,
+    teachers: Mapping[str, Mapping[str, str]] | None = None,
+    data: Sequence[Part] | None = None,
+) -> None:
     """Writes config.json, on process 0, once all processes have read what was there before; a tokenizer file is copied
-    beside it, so that the folder can be moved. teachers: as in check_same_teachers, for teachers.json."""
+    beside it, so that the folder can be moved. teachers: as in check_same_teachers, for teachers.json. data: as in
+    check_same_data, for data.json."""
     multihost_utils.sync_global_devices("config.json was read")
     if jax.process_index() == 0:
         tokenizer = config.model.text_cfg.tokenizer
@@ -100,6 +132,8 @@ def write_config(folder: Path, config: TrainConfig, teachers: Mapping[str, Mappi
         write_json(folder / CONFIG, to_dict(config))
         if teachers:
             write_json(folder / TEACHERS, {name: dict(parts) for name, parts in teachers.items()})
+        if data:
+            write_json(folder / DATA, data)
 
 
 def _dotted(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

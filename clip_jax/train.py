@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from clip_jax import sharding
 from clip_jax.checkpoint import Checkpoints, SaveFailed
 from clip_jax.clock import Clock
+from clip_jax.data.contents import contents
 from clip_jax.data.pipeline import TrainStream
 from clip_jax.data.source import Source
 from clip_jax.data.sources import open_source
@@ -30,9 +31,9 @@ from clip_jax.masking import settled
 from clip_jax.models.clip import towers_of
 from clip_jax.models.flops import PEAK_FLOPS, train_flops_per_pair
 from clip_jax.profiling import Trace, marked
-from clip_jax.rewinds import Rewind, batch_of, next_jump, read_rewinds, write_rewinds
+from clip_jax.rewinds import Rewind, batch_of, next_jump, one_more, read_rewinds, write_rewinds
 from clip_jax.run_folder import CHECKPOINTS, PROFILE, Lock, Records, has_checkpoints, make_folder
-from clip_jax.runs import check_same_run, check_same_teachers, write_config
+from clip_jax.runs import check_same_data, check_same_run, check_same_teachers, write_config
 from clip_jax.state import TrainState
 from clip_jax.teaching import Filling, Teachers, open_teachers
 from clip_jax.tokenizer_file import open_tokenizer
@@ -79,10 +80,12 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
             stack.enter_context(contextlib.closing(Lock(workdir)))
         plan.check_space(workdir)
         check_same_run(workdir, config)
+        parts = contents(source)
+        check_same_data(workdir, config, parts)
         check_same_teachers(workdir, fill.identities)
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / CHECKPOINTS, config.checkpoint)))
         state = checkpoints.restore(plan.state) or fresh or _first_state(plan, teachers)
-        write_config(workdir, config, fill.identities)
+        write_config(workdir, config, fill.identities, parts)
         fresh = None  # its buffers are given up to the first step
         start = int(state.step)
         if start >= config.steps:
@@ -91,13 +94,13 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
         if start:
             _log.info("going on from the checkpoint at step %d", start)
         rewinds = read_rewinds(workdir)
-        parts = (plan, source, teachers.taught, fill, evaluations, checkpoints)
+        given = (plan, source, teachers.taught, fill, evaluations, checkpoints)
         while True:
             start = int(state.step)
             records = Records(workdir, start, wandb=config.wandb, began=began)
             with contextlib.closing(records):
                 try:
-                    return _Loop(*parts, records, rewinds, Trace(config.profile, workdir / PROFILE)).run(
+                    return _Loop(*given, records, rewinds, Trace(config.profile, workdir / PROFILE)).run(
                         state, start, stop
                     )
                 except GoBack as back:
@@ -117,13 +120,13 @@ def _settle(checkpoints: Checkpoints) -> None:
 
 def _gone_back(workdir: Path, config: TrainConfig, before: list[Rewind], back: GoBack, to: int) -> list[Rewind]:
     """All rewinds, the new one among them, once it is written down; the same on all processes, since their metrics are."""
-    if len(before) == config.recovery.rewinds:
+    if len(before) >= config.recovery.rewinds:
         raise RuntimeError(
             f"step {back.step} had {back.reason}, after {len(before)} rewinds, recovery.rewinds. Look at the data around step "
             f"{back.step}, lower optim.lr {config.optim.lr}, set optim.clip_norm, or allow more rewinds"
         )
-    skipped = back.step - to
-    rewinds = [*before, Rewind(step=back.step, to=to, skipped=skipped, reason=back.reason)]
+    rewinds = one_more(before, back.step, to, back.reason)
+    skipped = rewinds[-1].skipped
     _log.warning("step %d had %s; back to step %d, leaving out %d batches", back.step, back.reason, to, skipped)
     if jax.process_index() == 0:
         write_rewinds(workdir, rewinds)

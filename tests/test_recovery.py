@@ -108,6 +108,17 @@ def test_where_the_stream_stands() -> None:
     assert [next_jump(found, step) for step in (0, 8, 12)] == [8, 12, None]
 
 
+def test_back_behind_an_earlier_rewind() -> None:
+    once = rewinds.one_more([], 11, 8, "a")
+    assert once[0].skipped == 3
+    again = rewinds.one_more(once, 11, 8, "b")
+    assert [batch_of(again, step) for step in (7, 8)] == [7, 14]
+    older = rewinds.one_more(once, 15, 4, "the checkpoint at 8 was damaged")
+    spike = batch_of(once, 14)
+    assert [batch_of(older, step) for step in range(4, 12)] == [*range(spike + 1, spike + 9)], "each batch once"
+    assert [next_jump(older, step) for step in (0, 4, 8)] == [4, None, None]
+
+
 def test_numbers_that_cannot_be(config: TrainConfig, tmp_path: Path) -> None:
     for wrong in ({"deviations": 0.0}, {"rewinds": 0}):
         with pytest.raises(ValueError, match="deviations must be above 0, rewinds at least 1"):
@@ -191,6 +202,8 @@ def test_too_many_rewinds_end_the_run(config: TrainConfig, batches: Batches, tmp
     with pytest.raises(RuntimeError, match=r"step 11 had a loss of .*, after 2 rewinds, recovery\.rewinds"):
         train(with_policy(config, "rewind", rewinds=2), tmp_path)
     assert [rewind.to for rewind in read_rewinds(tmp_path)] == [8, 8]
+    with pytest.raises(RuntimeError, match=r"after 2 rewinds, recovery\.rewinds"):
+        train(with_policy(config, "rewind", rewinds=1), tmp_path)
     assert train(with_policy(config, "rewind", rewinds=3), tmp_path).complete
     assert len(read_rewinds(tmp_path)) == 3
 
