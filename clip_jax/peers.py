@@ -100,8 +100,11 @@ class _Watch:
         self._closed, self._judged = threading.Event(), threading.Event()
         self._aborting = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._on_abort)  # kept, for C holds no reference
         ctypes.CDLL(None).signal(signal.SIGABRT, self._aborting)
+        self._unanswered = 0  # beats since process 0 last answered
         self._thread = threading.Thread(target=self._watch, name="watch-the-peers", daemon=True)
         self._thread.start()
+        if self._own:
+            threading.Thread(target=self._watch_the_first, name="watch-process-0", daemon=True).start()
 
     def close(self) -> None:
         """This process has done its work."""
@@ -127,7 +130,7 @@ class _Watch:
                 if self._own == 0:
                     self._sit_in_judgement()
                 verdicts = self._client.key_value_dir_get(_VERDICT)
-                failures = 0
+                failures = self._unanswered = 0
             except Exception:  # whatever a remote call raises
                 failures += 1
                 if failures > 3 or not self._coordinator_answers():
@@ -138,6 +141,13 @@ class _Watch:
                 if self._own not in verdict.own:
                     self._end(verdict.words)
                 self._judged.set()
+
+    def _watch_the_first(self) -> None:
+        """Calls to a process 0 that neither answers nor closes its connections, as when its host is gone, return never."""
+        while not self._closed.wait(_BEAT):
+            self._unanswered += 1  # of beats, not of seconds: this process itself may have stood still
+            if self._unanswered * _BEAT > _SILENCE:
+                self._end(f"{named([0], self._number)} lost")
 
     def _sit_in_judgement(self) -> None:
         found = self._judge.verdict(self._by_process(_ALIVE), self._by_process(_TROUBLE), time.monotonic())

@@ -3,10 +3,15 @@
 import contextlib
 import logging
 import os
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from absl import flags
+
+from clip_jax.peers import LOST
 
 
 def define_process_flags(values: flags.FlagValues) -> None:
@@ -19,6 +24,7 @@ def define_process_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer("processes", 1, "how many, with --distributed HOST:PORT", flag_values=values)
     flags.DEFINE_integer("process", 0, "which one this is, with --distributed HOST:PORT", flag_values=values)
+    flags.DEFINE_integer("join_seconds", 300, "for which to wait for all processes", 1, flag_values=values)
 
 
 def start(values: flags.FlagValues) -> None:
@@ -33,12 +39,35 @@ def start(values: flags.FlagValues) -> None:
     if not 0 <= process < processes:
         raise ValueError(f"--process {process} of --processes {processes}; they count from 0 to --processes - 1")
     prepare()
-    if coordinator == "auto":
-        jax.distributed.initialize()
-    elif coordinator:
-        if os.environ.get("JAX_PLATFORMS") == "cpu":
-            jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(coordinator, processes, process)
+    if not coordinator:
+        return
+    own = {} if coordinator == "auto" else {"num_processes": processes, "process_id": process}
+    if own and os.environ.get("JAX_PLATFORMS") == "cpu":
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    address = None if coordinator == "auto" else coordinator
+    with _patience(values.join_seconds, f"process {process} of {processes}" if own else "this process"):
+        jax.distributed.initialize(address, **own, initialization_timeout=2 * values.join_seconds + 60)
+
+
+@contextlib.contextmanager
+def _patience(seconds: int, who: str) -> Iterator[None]:
+    """A context that ends the process, after so many seconds inside: JAX's own way out names nobody, and dumps a stack."""
+
+    def give_up() -> None:
+        words = (
+            f"{who} waited {seconds} s for the others, and not all came. Start all of them within --join_seconds; the "
+        )
+        words += "first one's HOST:PORT must be within reach of each. The same command may succeed now"
+        print(words, file=sys.stderr, flush=True)
+        os._exit(LOST)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def prepare() -> None:

@@ -55,6 +55,28 @@ def test_a_lost_process_ends_the_others_within_a_minute_and_is_named(tmp_path: P
     assert time.monotonic() - killed < 60
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_stands_still_is_lost_too(tmp_path: Path, victim: int) -> None:
+    processes = group(tmp_path, 2, "--config.steps=2000")
+    wait_for_lines(processes[0], tmp_path, 6)
+    processes[victim].send_signal(signal.SIGSTOP)  # its connections stay open, as when a host loses its network
+    try:
+        output = processes[1 - victim].communicate(timeout=60)[0]
+    finally:
+        processes[victim].kill()
+        processes[victim].communicate()
+    assert processes[1 - victim].returncode == LOST, output
+    assert f"\nprocess {victim} of 2 was lost; start the same command again" in output
+
+
+def test_a_process_that_never_comes_is_waited_for_so_long_and_no_longer(tmp_path: Path) -> None:
+    [first, absent] = group(tmp_path, 2, "--join_seconds=15", own={1: ("--no_such_flag",)})
+    absent.communicate(timeout=100)
+    output = first.communicate(timeout=100)[0]
+    assert first.returncode == LOST, output
+    assert output.strip().splitlines()[-1].startswith("process 0 of 2 waited 15 s for the others, and not all came")
+
+
 def test_a_process_that_fails_by_itself_is_named_with_its_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     processes = group(tmp_path / "run", 2, own={1: ("--workdir", str(tmp_path / "file"))})
