@@ -32,7 +32,12 @@ def main() -> int:
     parser.add_argument("--restarts", type=int, default=3)
     parser.add_argument("--command", choices=("train", "evaluate", "embed"), default="train", help="of clip-jax")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command, after --")
-    args = parser.parse_args()
+    args, unknown = parser.parse_known_args()
+    if unknown:
+        parser.error(f"{' '.join(unknown)}: not a flag of this launcher; flags of clip-jax come after --")
+    for name in ("processes", "devices"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)}: at least 1")
     arguments = [argument for argument in args.arguments if argument != "--"]
     workdir = _workdir(arguments)
     group = Group()
