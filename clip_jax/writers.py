@@ -4,6 +4,8 @@ import importlib
 import json
 import logging
 import math
+import socket
+import struct
 import time
 import uuid
 from collections.abc import Mapping
@@ -32,21 +34,46 @@ def write_json(path: Path, content: Any) -> None:
     write_durably(path, [(json.dumps(content, indent=2) + "\n").encode()])
 
 
+class Appended:
+    """A file to add to, unbuffered. A disk without room is said once: what comes waits in memory, and goes in order later."""
+
+    def __init__(self, path: Path):
+        self._path, self._waiting, self._said = path, b"", False
+        self._file = path.open("ab", buffering=0)
+
+    def add(self, content: bytes) -> None:
+        """After all before it."""
+        self._waiting += content
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            if not self._said:
+                _log.warning("%s: %s; what belongs there waits for room", self._path, error.strerror)
+            self._said = True
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.add(b"")
+        if self._waiting:
+            _log.warning("%s lacks its last %d bytes", self._path, len(self._waiting))
+        self._file.close()
+
+
 class JsonlWriter:
-    """One JSON object a line, flushed line by line. On opening, lines after `step` are cut off: a resumed run writes them
+    """One JSON object a line, written line by line. On opening, lines after `step` are cut off: a resumed run writes them
     again, and the file is that of a run without interruption."""
 
     def __init__(self, path: Path, step: int):
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
         write_durably(path, [line + b"\n" for line in kept])
-        self._file = path.open("a")
+        self._file = Appended(path)
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """Appends {"step": step, **figures}; non-finite figures as null, since JSON has no others."""
         row = {key: _finite(value) for key, value in figures.items()}
-        self._file.write(json.dumps({"step": step, **row}) + "\n")
-        self._file.flush()
+        self._file.add((json.dumps({"step": step, **row}) + "\n").encode())
 
     def close(self) -> None:
         """Closes the file."""
@@ -68,18 +95,36 @@ class TensorBoardWriter:
     """Event files that `tensorboard --logdir` reads; a resumed run hides what it writes again."""
 
     def __init__(self, folder: Path, step: int):
-        from tensorboardX import SummaryWriter
+        # Not tensorboardX's own writer: its thread ends at the first error, and whoever writes next waits for it for ever.
+        from tensorboardX import summary
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import masked_crc32c
 
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        messages: Any = event_pb2  # has its classes only once it runs
+
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{uuid.uuid4().hex[:8]}"
+        self._event, self._scalar, self._checksum = messages.Event, summary.scalar, masked_crc32c
+        self._file = Appended(folder / name)
+        self._add(file_version="brain.Event:2")
+        if step:
+            self._add(step=step + 1, session_log=messages.SessionLog(status=messages.SessionLog.START))
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """One scalar a figure."""
         for name, value in figures.items():
-            self._writer.add_scalar(name, value, step)
+            self._add(step=step, summary=self._scalar(name, value))
 
     def close(self) -> None:
-        """Flushes and closes."""
-        self._writer.close()
+        """Closes the file."""
+        self._file.close()
+
+    def _add(self, **fields: Any) -> None:
+        """One TFRecord: length, content, and a checksum of each."""
+        content = self._event(wall_time=time.time(), **fields).SerializeToString()
+        length = struct.pack("<Q", len(content))
+        sums = [struct.pack("<I", self._checksum(part)) for part in (length, content)]
+        self._file.add(length + sums[0] + content + sums[1])
 
 
 class WandbWriter:
