@@ -31,6 +31,12 @@ def variants(steps: int) -> tuple[Variant, ...]:
         Variant(name="best", label="best mix: CLIP-KD + VRD + XRD", weights=_BEST),
         Variant(name="inherit", label="weight inheritance", weights=_BASE, teacher="", inherit="all"),
         Variant(name="inherit_best", label="weight inheritance + best mix", weights=_BEST, inherit="all"),
+        Variant(
+            name="inherit_affinity",
+            label="weight inheritance + affinity mimicking",
+            weights=_BASE | {"affinity": 1.0},
+            inherit="all",
+        ),
         _with_base("icl", "ICL", {"icl": 1.0}),
         _with_base("mfd", "MFD", {"mfd": _FD}),
         _with_base("affinity", "affinity mimicking", {"affinity": 1.0}),
