@@ -58,8 +58,8 @@ class Clock:
     def figures(self) -> dict[str, float]:
         """pairs_per_second, step_seconds and its percentiles over the last steps (step_p50, step_p90, step_p99), loader_wait
         (share), tflops_per_device (model FLOP/s / 1e12), mfu where the device's peak is known, checkpoint_stall (seconds
-        since this start that training waited for checkpoints), useful_seconds (in steps that count, of all starts), goodput
-        (their share of the time since the run first began)."""
+        that training waited for checkpoints, since this start or the last rewind), useful_seconds (in steps that count, of
+        all starts), goodput (their share of the time since the run first began)."""
         tflops = self._flops * self.pairs_per_second / 1e12
         known = {"mfu": tflops * 1e12 / self._peak} if self._peak else {}
         p50, p90, p99 = np.percentile(self._steps, (50, 90, 99)) if self._steps else (0.0,) * 3

@@ -80,10 +80,10 @@ class Lock:
 class Records:
     """All that a run writes down while it trains, from step `start` on; only process 0 writes figures of the experiment.
 
-    began: when the run was first started, seconds as of time.time(). useful_seconds: as in clip_jax.clock, up to `start`.
+    useful_seconds: as in clip_jax.clock, up to `start`.
     """
 
-    def __init__(self, workdir: Path, start: int, *, wandb: str = "", began: float):
+    def __init__(self, workdir: Path, start: int, *, wandb: str = ""):
         process = jax.process_index()
         self._first = process == 0
         name = "bad_samples.jsonl" if self._first else f"bad_samples.{process}.jsonl"
@@ -92,13 +92,10 @@ class Records:
         self._bad_shards = collections.Counter(row["shard"] for row in rows)
         self._metrics: list[Writer] = []
         self._timing: list[Writer] = []
-        self.began, self.useful_seconds = began, 0.0
+        self.useful_seconds = 0.0
         if not self._first:
             self._timing = [JsonlWriter(workdir / f"timing.{process}.jsonl", start)]
         if self._first:
-            with (workdir / STARTS).open("a") as file:
-                file.write(json.dumps({"step": start, "time": began}) + "\n")
-            self.began = min((row["time"] for row in _rows(workdir / STARTS)), default=began)
             shared: list[Writer] = [TensorBoardWriter(workdir / "tensorboard", start)]
             if wandb:
                 shared.append(WandbWriter(wandb, workdir))
@@ -133,6 +130,15 @@ class Records:
         """Flushes and closes all."""
         for writer in {id(w): w for w in (*self._metrics, *self._timing, self._bad)}.values():
             writer.close()
+
+
+def first_began(workdir: Path, step: int, began: float) -> float:
+    """When the run was first started, seconds as of time.time(); this start, at `began` from `step`, is noted by process 0."""
+    if jax.process_index() > 0:
+        return began
+    with (workdir / STARTS).open("a") as file:
+        file.write(json.dumps({"step": step, "time": began}) + "\n")
+    return min(row["time"] for row in _rows(workdir / STARTS))
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:

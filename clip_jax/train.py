@@ -32,7 +32,7 @@ from clip_jax.models.clip import towers_of
 from clip_jax.models.flops import PEAK_FLOPS, train_flops_per_pair
 from clip_jax.profiling import Trace, marked
 from clip_jax.rewinds import Rewind, batch_of, next_jump, one_more, read_rewinds, write_rewinds
-from clip_jax.run_folder import CHECKPOINTS, PROFILE, Lock, Records, has_checkpoints, make_folder
+from clip_jax.run_folder import CHECKPOINTS, PROFILE, Lock, Records, first_began, has_checkpoints, make_folder
 from clip_jax.runs import check_same_data, check_same_run, check_same_teachers, write_config
 from clip_jax.state import TrainState
 from clip_jax.teaching import Filling, Teachers, open_teachers
@@ -93,16 +93,15 @@ def train(config: TrainConfig, workdir: Path, *, stop: Callable[[int], bool] = l
             return Finished(step=start, complete=True, figures={}, pairs_per_second=0.0)
         if start:
             _log.info("going on from the checkpoint at step %d", start)
-        rewinds = read_rewinds(workdir)
+        rewinds, began = read_rewinds(workdir), first_began(workdir, start, began)
         given = (plan, source, teachers.taught, fill, evaluations, checkpoints)
         while True:
             start = int(state.step)
-            records = Records(workdir, start, wandb=config.wandb, began=began)
+            records = Records(workdir, start, wandb=config.wandb)
             with contextlib.closing(records):
                 try:
-                    return _Loop(*given, records, rewinds, Trace(config.profile, workdir / PROFILE)).run(
-                        state, start, stop
-                    )
+                    trace = Trace(config.profile, workdir / PROFILE)
+                    return _Loop(*given, records, rewinds, trace, began).run(state, start, stop)
                 except GoBack as back:
                     spike = back
             del state
@@ -156,6 +155,7 @@ class _Loop:
         records: Records,
         rewinds: Sequence[Rewind],
         trace: Trace,
+        began: float,
     ):
         self._plan, self._config, self._source = plan, plan.config, source
         self._taught, self._fill = taught, fill
@@ -165,7 +165,7 @@ class _Loop:
         flops = train_flops_per_pair(self._config.model) / devices.size
         peak = PEAK_FLOPS.get(devices.flat[0].device_kind)
         pairs = self._config.batch_size
-        self._clock = Clock(pairs, flops, peak, began=records.began, useful=records.useful_seconds)
+        self._clock = Clock(pairs, flops, peak, began=began, useful=records.useful_seconds)
 
     def run(self, state: TrainState, start: int, stop: Callable[[int], bool]) -> Finished:
         config, mesh = self._config, self._plan.mesh

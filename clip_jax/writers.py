@@ -198,7 +198,7 @@ class Progress(MovingLine):
     ):
         super().__init__(silent=silent, every=every, console=console)
         self._total, self._pairs = total, pairs_per_step
-        self.say(f"training steps {start + 1:,} to {total:,}; the first one compiles")
+        self.say(f"training steps {start + 1:,} to {total:,}; the first one may compile")
 
     def update(self, step: int, loss: float, pairs_per_second: float, wait_share: float) -> None:
         """After step `step`; wait_share: of the time that was spent waiting for the loader, in [0, 1]."""
