@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 CLIP := $(BIN)/python -m clip_jax
-.PHONY: quickstart test test-all lint format bench bench-distill bench-teacher bench-loss scale clean
+.PHONY: quickstart test test-all lint format bench bench-distill bench-teacher bench-loss scale chaos clean
 .DEFAULT_GOAL := quickstart
 
 $(VENV)/.base: requirements.txt pyproject.toml
@@ -61,7 +61,7 @@ bench-loss: $(VENV)/.test
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[plan]"
 	@$(BIN)/python -m tests.bench.loss_memory $(ARGS)
 
-# About three minutes a row, and over thirty rows; it goes on where it was stopped. Writes docs/scale.json and docs/scale.md.
+# Five to thirteen minutes a row, and 27 rows; it goes on where it was stopped. Writes docs/scale.json and docs/scale.md.
 scale: $(VENV)/.test
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[plan]"
 	@JAX_PLATFORMS=cpu $(BIN)/python -m tests.bench.scale $(ARGS)

@@ -1,7 +1,8 @@
 """What `clip-jax plan` says of published sizes on 16 to 6,144 chips: `make scale` writes docs/scale.json and docs/scale.md.
 
-Each row compiles one training step for a pod that is not there: two to five minutes of one core. It goes on where it was
-stopped. --only TEXT: rows whose name holds it. --most N: no more than N rows. --page: only the page, from what is there.
+Each row compiles one training step for a pod that is not there: five to thirteen minutes of one core. It goes on where it was
+stopped, and compiles rows of other versions of JAX or its compiler again. --only TEXT: rows whose name holds it. --most N: no
+more than N rows. --page: only the page, from what is there.
 """
 
 import argparse
@@ -116,8 +117,13 @@ def measured(row: Row, console: Console) -> dict[str, Any]:
         "compiled": found,
         "collectives": sent,
         "times": None if compiled.needed else dataclasses.asdict(times(compiled, config, pod)),
-        "versions": {"jax": jax.__version__, "libtpu": metadata.version("libtpu")},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of what compiles."""
+    return {"jax": jax.__version__, "libtpu": metadata.version("libtpu")}
 
 
 def main() -> None:
@@ -128,8 +134,9 @@ def main() -> None:
     parser.add_argument("--page", action="store_true")
     given, console = parser.parse_args(), Console(soft_wrap=True)
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    left = [row for row in rows() if row.name not in found and given.only in row.name]
-    for row in [] if given.page else left[: given.most]:
+    todo = [] if given.page else [row for row in rows() if given.only in row.name]
+    left = [row for row in todo if row.name not in found or found[row.name]["versions"] != versions()]
+    for row in left[: given.most]:
         found[row.name] = measured(row, console)
         known = found[row.name]
         verdict = "fits" if known["fits"] else "does not fit"
