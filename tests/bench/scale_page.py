@@ -17,6 +17,21 @@ Every row: bf16, blocks recomputed (`model.running.remat="block"`), the ring los
 chip embedded in parts (`accumulate`), adamw. "Distilled" adds `crd` and `fd` against stored embeddings of size 1,280.
 """
 
+_CHOOSING = """## Choosing a mesh
+
+`clip-jax plan --config C --topology T` says what a setting costs before anything is started. In this order:
+
+* Nothing is short: `mesh.data=-1`, all devices, the default. It costs one sum of the gradients a step.
+* Memory for activations: `model.running.remat="block"`, for another forward pass of the towers.
+* The same, still: `accumulate`, the batch of a chip in so many parts with all negatives, for a forward pass that keeps nothing.
+* Memory for the loss, at global batches beyond some 32,768: `objective.form="ring"` or `"chunked"`, which compute the
+  similarities once more in the backward pass.
+* Memory for parameters and moments: `mesh.fsdp` of 2 to 16, no more than it takes; each block's weights are gathered in each pass.
+* The same, for towers as wide as bigG's: `mesh.model` of 2 to 8 beside fsdp, the last resort: each block sums activations.
+* Speed between slices, or islands of GPUs: `mesh.replica`, one a slice, so that only gradients and embeddings cross the
+  slower network.
+"""
+
 _COLUMNS = (
     "chips",
     "batch",
@@ -37,7 +52,7 @@ _COLUMNS = (
 def page(rows: Sequence[tuple[str, Mapping[str, Any]]], found: Mapping[str, Any]) -> str:
     """rows: (name, fields of Row) of the whole grid. found: by name, what was compiled."""
     there = [(name, row) for name, row in rows if name in found]
-    said = [_HEAD, f"Compiled: {len(there)} of {len(rows)} rows of the grid.\n"]
+    said = [_HEAD, _CHOOSING, f"## What was compiled\n\nCompiled: {len(there)} of {len(rows)} rows of the grid.\n"]
     if there:
         kinds = sorted({tuple(found[name]["versions"].items()) for name, _ in there})
         said.append("; ".join(", ".join(f"{what} {version}" for what, version in kind) for kind in kinds) + ".\n")
