@@ -26,7 +26,7 @@ _CHOOSING = """## Choosing a mesh
 * The same, still: `accumulate`, the batch of a chip in so many parts with all negatives, for a forward pass that keeps nothing.
 * Memory for the loss, at global batches beyond some 32,768: `objective.form="ring"` or `"chunked"`, which compute the
   similarities once more in the backward pass.
-* Memory for parameters and moments: `mesh.fsdp` of 2 to 16, no more than it takes; each block's weights are gathered in each pass.
+* Memory for parameters and moments: `mesh.fsdp` of 2 to 16, no more than it takes; blocks' weights are gathered in each pass.
 * The same, for towers as wide as bigG's: `mesh.model` of 2 to 8 beside fsdp, the last resort: each block sums activations.
 * Speed between slices, or islands of GPUs: `mesh.replica`, one a slice, so that only gradients and embeddings cross the
   slower network.
