@@ -95,6 +95,16 @@ def environment(pod: Pod) -> dict[str, str]:
     return os.environ | settings | (_LIBTPU if pod.is_tpu else {})
 
 
+def topology_options(pod: Pod) -> dict[str, Any]:
+    """What libtpu must be told of a slice beyond its name."""
+    options: dict[str, Any] = {}
+    if pod.name == "v4":
+        options["chip_config_name"] = "megacore"  # one device a chip, as on a real v4; by itself libtpu describes two
+    if pod.size == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)  # else a host has 2 x 2
+    return options
+
+
 def _devices(pod: Pod) -> tuple[list[Any], list[tuple[int, ...]], tuple[int, ...]]:
     """Devices to compile for, their places, and the sizes of what they lie in: a torus, or nodes (GPUs of one, nodes)."""
     jax = importlib.import_module("jax")
@@ -103,7 +113,7 @@ def _devices(pod: Pod) -> tuple[list[Any], list[tuple[int, ...]], tuple[int, ...
         return jax.devices(), [(i % node, i // node) for i in range(pod.size)], (node, pod.size // node)
     topologies = importlib.import_module("jax.experimental.topologies")
     try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=str(pod))
+        described = topologies.get_topology_desc(platform="tpu", topology_name=str(pod), **topology_options(pod))
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

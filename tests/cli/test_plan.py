@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from clip_jax import __main__ as entry
+from clip_jax.plan.child import topology_options
+from clip_jax.plan.chips import parse_pod
 
 SMALL = str(Path(__file__).parents[1] / "small_config.py")
 
@@ -73,8 +75,40 @@ def test_without_libtpu_it_says_how_to_install_it(monkeypatch, capsys):
     assert 'pip install "clip_jax[plan]"' in capsys.readouterr().err
 
 
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason='needs libtpu: pip install "clip_jax[plan]"'
+)
+
+
+def test_what_libtpu_is_told():
+    assert topology_options(parse_pod("v5p:2x2x1")) == {}
+    assert topology_options(parse_pod("v4:2x2x1")) == {"chip_config_name": "megacore"}
+    assert topology_options(parse_pod("v5e:1x1")) == {"chips_per_host_bounds": (1, 1, 1)}
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='needs libtpu: pip install "clip_jax[plan]"')
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("topology", "kind", "devices"),
+    [
+        ("v4:2x2x1", "TPU v4", 4),
+        ("v5e:1x1", "TPU v5 lite", 1),
+        ("v5p:2x2x1", "TPU v5", 4),
+        ("v6e:2x2", "TPU v6 lite", 4),
+        ("tpu7x:2x2x1", "TPU7x", 8),
+    ],
+)
+def test_every_generation_of_tpu(monkeypatch, capsys, topology, kind, devices):
+    assert run(monkeypatch, "--config", SMALL, "--topology", topology, "--json=-", "--nosearch") == 0
+    found = json.loads(capsys.readouterr().out)
+    figures = found["trials"][0]["compiled"]
+    assert (figures["kind"], figures["devices"]) == (kind, devices)
+    assert found["memory"] * devices == parse_pod(topology).chip.memory * parse_pod(topology).size
+    assert min(figures["hbm"], figures["temporaries"]) > 0
+
+
+@pytest.mark.slow
+@needs_libtpu
 def test_a_tpu_pod_by_its_own_compiler(monkeypatch, capsys):
     assert run(monkeypatch, "--config", SMALL, "--topology", "v5e:4x4", "--json=-") == 0
     out = capsys.readouterr()
