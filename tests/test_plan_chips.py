@@ -3,7 +3,7 @@
 import pytest
 
 from clip_jax.models.flops import PEAK_FLOPS
-from clip_jax.plan.chips import CHIPS, nearest_shapes, parse_pod
+from clip_jax.plan.chips import CHIPS, Pod, nearest_shapes, parse_pod
 
 
 @pytest.mark.parametrize("name", CHIPS)
@@ -11,7 +11,7 @@ def test_every_chip_is_whole(name):
     chip = CHIPS[name]
     assert min(chip.flops, chip.memory, chip.bandwidth, chip.link) > 0
     assert chip.kinds
-    assert bool(chip.wraps) == bool(chip.shapes) != bool(chip.network)
+    assert bool(chip.shapes) != bool(chip.network)
     assert 100 < chip.flops / chip.bandwidth < 700  # FLOPs a byte: a slipped digit would show
     assert 1 < chip.bandwidth / chip.link < 100
 
@@ -43,6 +43,16 @@ def test_pods_by_name():
         ("v5e:256", "shapes of v5e are such as"),
         ("v5p:16x16", "shapes of v5p are such as 2x2x1"),
         ("v5e:0x4", "shapes of v5e"),
+        ("v5e:32x32", r"no such slice; v5e has 1x1, .*16x16\. Near it are v5e:16x16, v5e:8x16, v5e:8x8"),
+        ("v5e:16x8", "no such slice"),
+        ("v5e:6x6", "Near it are v5e:4x8, v5e:8x8, v5e:4x4"),
+        ("v6e:16x32", "no such slice"),
+        ("v5p:32x32x32", "ascending multiples of 4, of 6,144 chips at most"),
+        ("v5p:16x20x28", "of 6,144 chips"),
+        ("v5p:2x2x6", "no such slice"),
+        ("v5p:6x6x6", "no such slice"),
+        ("v5p:8x4x4", "no such slice"),
+        ("v4:16x16x24", "of 4,096 chips at most.*Near it are v4:16x16x16"),
         ("h100", "number of GPUs, such as h100:64"),
         ("h100:8x8", "number of GPUs"),
         ("h100:20", "no whole nodes of 8; use 16 or 24"),
@@ -53,5 +63,32 @@ def test_what_is_no_pod(given, message):
         parse_pod(given)
 
 
+@pytest.mark.parametrize("name", [name for name in CHIPS if CHIPS[name].shapes])
+def test_every_suggested_slice_is_accepted(name):
+    for shape in CHIPS[name].shapes:
+        assert str(parse_pod(f"{name}:{shape}")) == f"{name}:{shape}"
+
+
+@pytest.mark.parametrize("name", ["v4:4x12x16", "v5p:12x12x24", "v5p:16x16x24", "tpu7x:16x16x36"])
+def test_slices_of_whole_cubes(name):
+    assert str(parse_pod(name)) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "rings"),
+    [
+        ("v5e:16x16", (True, True)),
+        ("v6e:8x16", (False, True)),
+        ("v5e:8x8", (False, False)),
+        ("v5p:4x4x8", (True, True, True)),
+        ("v5p:2x4x4", (False, False, False)),  # less than a cube
+        ("tpu7x:2x2x4", (False, False, False)),
+        ("h100:64", (False,)),
+    ],
+)
+def test_which_axes_close_into_rings(name, rings):
+    assert parse_pod(name).rings == rings
+
+
 def test_nearest_shapes():
-    assert nearest_shapes(parse_pod("v5e:15x16")) == "v5e:16x16, v5e:8x16, v5e:8x8"
+    assert nearest_shapes(Pod(name="v5e", shape=(15, 16))) == "v5e:16x16, v5e:8x16, v5e:8x8"

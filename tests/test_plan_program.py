@@ -16,7 +16,7 @@ PLACES = [(i % 4, i // 4) for i in range(8)]  # two nodes of four
 
 
 def found_in(text: str, mesh: dict[str, int] = MESH) -> list[Collective]:
-    return collectives(parse(text), mesh, PLACES, (4, 2))
+    return collectives(parse(text), mesh, PLACES, ())
 
 
 def program(*lines: str, also: str = "") -> str:
@@ -45,10 +45,45 @@ def test_bytes_sent_follow_the_ring_algorithms():
 
 
 def test_reach_of_groups():
-    span = {(one.kind, one.axes): (one.span, one.hops) for one in found_in(RECORDED)}
-    assert span["all-gather", ("fsdp",)] == ((2, 1), 0)  # devices 0 and 1, of one node
-    assert span["all-reduce", ("data",)] == ((2, 2), 0)  # 0, 2, 4, 6
-    assert span["collective-permute", ("data", "fsdp")] == ((2, 2), 2)  # 3 to 4: back to place 0, of the other node
+    span = {(one.kind, one.axes): one.span for one in found_in(RECORDED)}
+    assert span["all-gather", ("fsdp",)] == (2, 1)  # devices 0 and 1, of one node
+    assert span["all-reduce", ("data",)] == (2, 2)  # 0, 2, 4, 6
+    assert span["collective-permute", ("data", "fsdp")] == (2, 2)  # 3 to 4: back to place 0, of the other node
+
+
+def passed_on(pairs: list[tuple[int, int]], places: list[tuple[int, ...]], rings: tuple[int, ...]) -> Collective:
+    given = ",".join(f"{{{a},{b}}}" for a, b in pairs)
+    text = program(f"ROOT %r = f32[8,16]{{1,0}} collective-permute(%p), source_target_pairs={{{given}}}")
+    [one] = collectives(parse(text), {"data": len(places)}, places, rings)
+    return one
+
+
+ROW = [(i, 0, 0) for i in range(8)]
+GRID = [(i // 4, i % 4, 0) for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("step", "places", "rings", "load"),
+    [
+        (1, ROW, (8, 0, 0), 1),  # 7 to 0 is one link where the row closes
+        (1, ROW, (0, 0, 0), 1),  # and else goes back, over links that nobody else uses
+        (2, ROW, (8, 0, 0), 2),
+        (3, ROW, (0, 0, 0), 3),
+        (5, ROW, (8, 0, 0), 3),  # backwards
+        (5, ROW, (0, 0, 0), 3),  # three go forth by 5, five go back by 3
+        (1, GRID, (0, 0, 0), 1),  # 3 to 4: into the other row, and back along it
+        (2, GRID, (0, 0, 0), 2),
+        (
+            1,
+            [(i // 2, 0, 0) for i in range(8)],
+            (0, 0, 0),
+            0.5,
+        ),  # two devices a chip: every other array stays in its chip
+        (1, [(i % 4, i // 4) for i in range(8)], (), 0),  # GPUs
+    ],
+)
+def test_arrays_over_the_busiest_link(step, places, rings, load):
+    assert passed_on([(i, (i + step) % 8) for i in range(8)], places, rings).load == load
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from clip_jax.plan.times import times, wire_seconds
 
 
 def collective(kind: str = "all-gather", *, span: tuple[int, ...], size: int = 16, **given) -> Collective:
-    known = {"axes": ("fsdp",), "bytes": 16 * 10**9, "times": 1, "asynchronous": False, "hops": 0}
+    known = {"axes": ("fsdp",), "bytes": 16 * 10**9, "times": 1, "asynchronous": False}
     return Collective(kind=kind, size=size, span=span, **known | given)
 
 
@@ -26,7 +26,8 @@ def collective(kind: str = "all-gather", *, span: tuple[int, ...], size: int = 1
         ("v5e:8x16", collective(span=(8, 1, 1), size=8), 14 / 50),  # 8 chips in a row do not close into a ring
         ("v5p:4x4x8", collective(span=(1, 4, 8), size=32), 15.5 / (4 * 100)),
         ("v5p:4x4x8", collective("all-reduce", span=(4, 4, 8), size=128), 2 * 16 * 127 / 128 / (6 * 100)),
-        ("v5e:16x16", collective("collective-permute", span=(2, 1, 1), hops=3), 16 * 3 / 50),
+        ("v5e:16x16", collective("collective-permute", span=(2, 1, 1), load=3.0), 16 * 3 / 50),
+        ("v5p:2x4x4", collective(span=(1, 4, 4), size=16), 15 / (2 * 100)),  # less than a cube: nothing closes
         ("h100:64", collective(span=(8, 1), size=8), 14 / 450),
         ("h100:64", collective(span=(8, 8), size=64), 15.75 / 400),  # 8 adapters of 50 GB/s a node
         ("h100:64", collective(span=(1, 8), size=8), 14 / 50),

@@ -106,11 +106,11 @@ def topology_options(pod: Pod) -> dict[str, Any]:
 
 
 def _devices(pod: Pod) -> tuple[list[Any], list[tuple[int, ...]], tuple[int, ...]]:
-    """Devices to compile for, their places, and the sizes of what they lie in: a torus, or nodes (GPUs of one, nodes)."""
+    """Devices to compile for, their places in the slice or (in a node, of which node), and the lengths of rings."""
     jax = importlib.import_module("jax")
     if not pod.is_tpu:
         node = min(pod.chip.node, pod.size)
-        return jax.devices(), [(i % node, i // node) for i in range(pod.size)], (node, pod.size // node)
+        return jax.devices(), [(i % node, i // node) for i in range(pod.size)], ()
     topologies = importlib.import_module("jax.experimental.topologies")
     try:
         described = topologies.get_topology_desc(platform="tpu", topology_name=str(pod), **topology_options(pod))
@@ -119,8 +119,8 @@ def _devices(pod: Pod) -> tuple[list[Any], list[tuple[int, ...]], tuple[int, ...
         raise ValueError(
             f"--topology {pod}: libtpu knows no such slice ({reason}); try {nearest_shapes(pod)}"
         ) from error
-    torus = (*pod.shape, *[1] * (3 - len(pod.shape)))
-    return list(described.devices), [tuple(device.coords) for device in described.devices], torus
+    rings = tuple(length if closes else 0 for length, closes in zip(pod.shape, pod.rings, strict=True))
+    return list(described.devices), [tuple(device.coords) for device in described.devices], rings
 
 
 def main() -> None:

@@ -27,7 +27,8 @@ class Chip:
     """flops: peak of dense bf16 products, FLOP/s. memory: HBM, bytes. bandwidth: of HBM, bytes/s. link: bytes/s one way, of
     one torus link of a TPU; of all NVLinks of a GPU. kinds: what jax.Device.device_kind calls it.
 
-    wraps: for TPUs, the length from which a torus axis closes into a ring; 0 for GPUs. network: for GPUs, bytes/s one way
+    shapes: for TPUs, the slices that there are; of cubes, the largest of the usual ones. most: chips of the largest slice of
+    cubes, 0 where `shapes` are all. network: for GPUs, bytes/s one way
     between nodes, a GPU. node: GPUs a node. clock: Hz of the units whose cycles the compiler counts, 0 where it follows from
     no published figure. halves: JAX devices a chip.
     """
@@ -37,8 +38,8 @@ class Chip:
     bandwidth: float
     link: float
     kinds: tuple[str, ...]
-    wraps: int = 0
     shapes: tuple[str, ...] = ()
+    most: int = 0
     network: float = 0.0
     node: int = 8
     clock: float = 0.0
@@ -52,14 +53,18 @@ def _tpu(
     link: float,
     kinds: tuple[str, ...],
     *,
-    cubes: bool = False,
+    most: int = 0,
     clock: float = 0.0,
     halves: int = 1,
 ) -> Chip:
-    """Of TFLOP/s, GiB, GB/s, GB/s and GHz. cubes: in three dimensions, else two."""
-    wraps, shapes = (4, _CUBES) if cubes else (16, _FLAT)
+    """Of TFLOP/s, GiB, GB/s, GB/s and GHz. most: chips of the largest slice in three dimensions; 0 for slices in two."""
+    usual = _FLAT if not most else tuple(shape for shape in _CUBES if _chips(shape) <= most)
     rates = (peak * 1e12, memory * 2**30, bandwidth * 1e9, link * 1e9)
-    return Chip(*rates, kinds, wraps=wraps, shapes=shapes, clock=clock * 1e9, halves=halves)
+    return Chip(*rates, kinds, shapes=usual, most=most, clock=clock * 1e9, halves=halves)
+
+
+def _chips(shape: str) -> int:
+    return math.prod(map(int, shape.split("x")))
 
 
 def _gpu(peak: float, memory: float, bandwidth: float, link: float, kinds: tuple[str, ...], *, network: float) -> Chip:
@@ -69,17 +74,18 @@ def _gpu(peak: float, memory: float, bandwidth: float, link: float, kinds: tuple
 
 # TPU: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, "System architecture"; v4's links: Jouppi et al. 2023, "TPU v4: An
 # Optically Reconfigurable Supercomputer", table 4. The documents give both directions of all links of a chip together
-# (400, 1,200, 800, 1,200 GB/s for v5e, v5p, v6e, TPU7x). Slices whose axes are multiples of 4 (16 for v5e and v6e) close
-# into tori. Clocks: the peak over the FLOPs a cycle of 4 matrix units of 128 x 128 a core, 1 core (v5e) or 2 (v4, v5p).
+# (400, 1,200, 800, 1,200 GB/s for v5e, v5p, v6e, TPU7x). Slices: the same pages' "Configurations", and /types-topologies for
+# v4: axes A <= B <= C, all at most 4 or all multiples of 4; the largest have 4,096 (v4, a pod), 6,144 (v5p, "the maximum
+# v5p shape is 16x16x24") and 9,216 chips (TPU7x, a pod); v5e and v6e have the listed ones alone. Clocks: the peak over the FLOPs a cycle of 4 matrix units of 128 x 128 a core, 1 core (v5e) or 2 (v4, v5p).
 # GPU, SXM boards, dense, without sparsity: NVIDIA's data sheets of A100 80GB (2021), H100 (2023), H200 (2024), DGX B200
 # (2024, an eighth of a system); NVLink is given there for both directions. network: one adapter a GPU of DGX A100
 # (200 Gb/s), H100, H200 and B200 (400 Gb/s).
 CHIPS = {
-    "v4": _tpu(275, 32, 1200, 50, ("TPU v4",), cubes=True, clock=1.05),
+    "v4": _tpu(275, 32, 1200, 50, ("TPU v4",), most=4096, clock=1.05),
     "v5e": _tpu(197, 16, 819, 50, ("TPU v5 lite", "TPU v5e"), clock=1.5),
-    "v5p": _tpu(459, 95, 2765, 100, ("TPU v5", "TPU v5p"), cubes=True, clock=1.75),
+    "v5p": _tpu(459, 95, 2765, 100, ("TPU v5", "TPU v5p"), most=6144, clock=1.75),
     "v6e": _tpu(918, 32, 1638, 100, ("TPU v6 lite", "TPU v6e")),
-    "tpu7x": _tpu(2307, 192, 7380, 100, ("TPU7x",), cubes=True, halves=2),
+    "tpu7x": _tpu(2307, 192, 7380, 100, ("TPU7x",), most=9216, halves=2),
     "a100": _gpu(312, 80, 2039, 300, ("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB"), network=25),
     "h100": _gpu(989.4, 80, 3350, 450, ("NVIDIA H100 80GB HBM3",), network=50),
     "h200": _gpu(989.4, 141, 4800, 450, ("NVIDIA H200",), network=50),
@@ -102,7 +108,21 @@ class Pod:
     @property
     def is_tpu(self) -> bool:
         """Whether its programs are compiled by the TPU compiler."""
-        return bool(self.chip.wraps)
+        return bool(self.chip.shapes)
+
+    @property
+    def rings(self) -> tuple[bool, ...]:
+        """Which axes of a TPU's slice close into a ring; none of GPUs.
+
+        Of v5e and v6e those of 16 chips (Austin et al. 2025, "How to Scale Your Model", part 2). Of v4, v5p and TPU7x all where
+        the slice is made of whole cubes of 4 x 4 x 4, which optical switches join (Jouppi et al. 2023, section 2;
+        cloud.google.com/tpu/docs/v4, "each dimension is a multiple of 4", and /v5p, "4x4x4 and larger slices"), else none.
+        """
+        if not self.is_tpu:
+            return (False,) * len(self.shape)
+        if not self.chip.most:
+            return tuple(length == 16 for length in self.shape)
+        return (all(length % 4 == 0 for length in self.shape),) * len(self.shape)
 
     @property
     def size(self) -> int:
@@ -121,7 +141,7 @@ def parse_pod(text: str) -> Pod:
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"--topology {text!r}: no chip {name!r}{hint} There are {', '.join(CHIPS)}")
     chip = CHIPS[name]
-    if not chip.wraps:
+    if not chip.shapes:
         if not re.fullmatch(r"[1-9]\d*", shape):
             raise ValueError(f"--topology {text!r}: give a number of GPUs, such as {name}:64")
         if int(shape) > chip.node and int(shape) % chip.node:
@@ -132,11 +152,23 @@ def parse_pod(text: str) -> Pod:
         return Pod(name=name, shape=(int(shape),))
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", shape) or shape.count("x") != chip.shapes[0].count("x"):
         raise ValueError(f"--topology {text!r}: shapes of {name} are such as {', '.join(chip.shapes)}")
-    return Pod(name=name, shape=tuple(map(int, shape.split("x"))))
+    pod = Pod(name=name, shape=tuple(map(int, shape.split("x"))))
+    if shape not in chip.shapes and not _is_of_cubes(pod):
+        rule = f" or A x B x C in ascending multiples of 4, of {chip.most:,} chips at most" if chip.most else ""
+        raise ValueError(
+            f"--topology {text!r}: there is no such slice; {name} has {', '.join(chip.shapes)}{rule}. "
+            f"Near it are {nearest_shapes(pod)}"
+        )
+    return pod
+
+
+def _is_of_cubes(pod: Pod) -> bool:
+    multiples = all(length % 4 == 0 for length in pod.shape)
+    return multiples and pod.size <= pod.chip.most and list(pod.shape) == sorted(pod.shape)
 
 
 def nearest_shapes(pod: Pod) -> str:
     """Usual pods of this chip, nearest in size first: "v5e:8x16, v5e:16x16, v5e:8x8"."""
-    sizes = {shape: math.prod(map(int, shape.split("x"))) for shape in pod.chip.shapes}
+    sizes = {shape: _chips(shape) for shape in pod.chip.shapes}
     order = sorted(sizes, key=lambda shape: abs(math.log(sizes[shape] / pod.size)))
     return ", ".join(f"{pod.name}:{shape}" for shape in order[:3])

@@ -15,7 +15,8 @@ _KINDS = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute", "a
 class Collective:
     """kind: as XLA calls it. axes: of the mesh, along which its groups reach. size: devices of a group. bytes: of the whole
     array: gathered, reduced or passed on. times: runs a step. asynchronous: whether the compiler lets it run beside other
-    work. span: devices of a group along each axis of the torus. hops: links that a passed-on array crosses.
+    work. span: devices of a group along each axis of a TPU's slice, or of a node of GPUs and over nodes. load: of an array
+    that each device passes on, how many cross the busiest link between TPU chips, over the devices of a chip.
     """
 
     kind: str
@@ -25,7 +26,7 @@ class Collective:
     times: int
     asynchronous: bool
     span: tuple[int, ...]
-    hops: int = 0
+    load: float = 0.0
 
     @property
     def sent(self) -> float:
@@ -35,10 +36,10 @@ class Collective:
 
 
 def collectives(
-    program: Program, mesh: Mapping[str, int], places: Sequence[Sequence[int]], torus: Sequence[int]
+    program: Program, mesh: Mapping[str, int], places: Sequence[Sequence[int]], rings: Sequence[int]
 ) -> list[Collective]:
     """All of a program, those of one device alone left out. mesh: axis -> size. places: where each device of the mesh, in its
-    order, lies in a torus of these sizes."""
+    order, lies. rings: lengths of the axes of a TPU's slice that close into rings, 0 for those that do not; () for GPUs."""
     found, chains = [], set()
     where = np.asarray(places)
     for name, times in program.runs.items():
@@ -64,7 +65,7 @@ def collectives(
                     times=times,
                     asynchronous=bool(chain) or one.opcode.endswith("-start") or _inside_start(program, name),
                     span=_span(where, groups, each_alike=not pairs),
-                    hops=_hops(where, groups, torus) if pairs else 0,
+                    load=_load(where, groups, rings) if pairs else 0.0,
                 )
             )
     return found
@@ -156,11 +157,23 @@ def _span(where: np.ndarray, groups: np.ndarray, *, each_alike: bool) -> tuple[i
     return tuple(max(len(np.unique(members)) for members in each) for each in along)
 
 
-def _hops(where: np.ndarray, pairs: np.ndarray, torus: Sequence[int]) -> int:
-    """The longest way of any pair, around the torus where that is shorter."""
-    far = np.abs(where[pairs[:, 0]] - where[pairs[:, 1]])
-    sizes = np.asarray(torus)
-    return int(np.minimum(far, sizes - far).sum(axis=1).max())
+def _load(where: np.ndarray, pairs: np.ndarray, rings: Sequence[int]) -> float:
+    """Arrays over the busiest link, each going along one axis after the other, around a ring where that is shorter."""
+    at, goal = where[pairs[:, 0]].copy(), where[pairs[:, 1]]
+    crossed = []
+    for axis, ring in enumerate(rings):
+        far = goal[:, axis] - at[:, axis]
+        if ring:
+            far = (far + ring // 2) % ring - ring // 2
+        while far.any():
+            step = np.sign(far)
+            crossed.append(np.column_stack([at, np.full_like(step, axis), step])[step != 0])
+            at[:, axis] = (at[:, axis] + step) % ring if ring else at[:, axis] + step
+            far -= step
+    if not crossed:
+        return 0.0
+    most = np.unique(np.concatenate(crossed), axis=0, return_counts=True)[1].max()
+    return float(most) * len(np.unique(where, axis=0)) / len(where)
 
 
 def by_kind_and_axes(found: Sequence[Collective]) -> Iterator[tuple[str, tuple[str, ...], float, int]]:

@@ -65,9 +65,9 @@ def compile_step(
     offers: Mapping[str, Offer],
     devices: Sequence[Any],
     places: Sequence[Sequence[int]],
-    torus: Sequence[int],
+    rings: Sequence[int],
 ) -> Compiled:
-    """Compiles it over `devices`, which lie at `places` of a torus of these sizes; allocates nothing.
+    """Compiles it over `devices`, which lie at `places`; allocates nothing. rings: as plan.collectives takes them.
 
     Raises ValueError for whatever in the config cannot work.
     """
@@ -103,7 +103,7 @@ def compile_step(
         xla_flops=float(program.cost_analysis().get("flops", 0.0)),
         hbm=hbm_bytes(parsed) if platform == "tpu" else cost.bytes // len(devices) + 2 * _updated(known),
         cycles=cycles(parsed),
-        collectives=tuple(collectives(parsed, dict(plan.mesh.shape), order, torus)),
+        collectives=tuple(collectives(parsed, dict(plan.mesh.shape), order, rings)),
     )
 
 

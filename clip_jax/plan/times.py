@@ -11,8 +11,7 @@ asynchronous ones take beyond all work. Host, input and start-up count nothing. 
 compares layouts, and it says what cannot be.
 
 Links. A group that reaches along k axes of a TPU's torus rings through them in both directions, 2 k links, and k where an
-axis is too short to close into a ring (Chip.wraps). An array passed on crosses one link a hop, each of which carries that
-many arrays at once. GPUs of one node share NVLink; a ring through several nodes leaves each by one network adapter a member.
+axis does not close into a ring (Pod.rings). Of arrays passed on, the busiest link counts (Collective.load). GPUs of one node share NVLink; a ring through several nodes leaves each by one network adapter a member.
 """
 
 import dataclasses
@@ -78,7 +77,10 @@ def wire_seconds(one: Collective, pod: Pod) -> float:
         adapters = 1 if one.kind == "collective-permute" else inside
         return one.sent / min(chip.link, adapters * chip.network)
     if one.kind == "collective-permute":
-        return one.sent * max(one.hops, 1) / chip.link
-    reached = [(size, whole) for size, whole in zip(one.span, pod.shape, strict=False) if size > 1]
-    links = sum(2 if size == whole and whole % chip.wraps == 0 else 1 for size, whole in reached)
+        return one.sent * one.load / chip.link
+    links = sum(
+        2 if closes and size == whole else 1
+        for size, whole, closes in zip(one.span, pod.shape, pod.rings, strict=False)
+        if size > 1
+    )
     return one.sent / (max(links, 1) * chip.link)

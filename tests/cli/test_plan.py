@@ -118,4 +118,4 @@ def test_a_tpu_pod_by_its_own_compiler(monkeypatch, capsys):
     assert min(figures["cycles"], figures["hbm"], figures["temporaries"]) > 0
     assert "fits v5e:4x4" in out.err
     assert run(monkeypatch, "--config", SMALL, "--topology", "v5e:5x5") == 2
-    assert "libtpu knows no such slice" in capsys.readouterr().err
+    assert "there is no such slice" in capsys.readouterr().err
