@@ -1,5 +1,6 @@
 """Checkpoints by Orbax: written in the background, complete or absent, proven on reading."""
 
+import contextlib
 import dataclasses
 import logging
 import re
@@ -9,14 +10,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
+from clip_jax.agreement import failure_of_any
+from clip_jax.proof import Damaged, check_fingerprints, fingerprints_of, names_of, proof_of, proven
 from clip_jax.state import TrainState
 
 _log = logging.getLogger(__name__)
 _ITEMS = ("params", "ema", "rest", "recent", "proof")
+_TO_BEGIN = 300.0  # seconds: a process that cannot even begin a save may have left the others in the midst of it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,19 +84,21 @@ class Checkpoints:
         if state.recent is not None:
             items["recent"] = ocp.args.StandardSave(recent)
         parts = {"params": state.params, "ema": state.ema, "recent": recent, "rest": rest}
-        proof = {"fingerprints": _fingerprints(parts)}
+        proof = proof_of(parts)
         figure = {self._config.best: metrics[self._config.best]} if self._config.best in metrics else None
         args = ocp.args.Composite(proof=ocp.args.JsonSave(proof), **items)
-        self._settled(lambda: self._manager.save(int(state.step), args=args, metrics=figure, force=True))
+        self._settled(
+            lambda: self._manager.save(int(state.step), args=args, metrics=figure, force=True), patience=_TO_BEGIN
+        )
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest checkpoint that is whole, or None where there is none; `abstract` gives shapes and placement.
 
         A damaged one is reported and the one before it read; it is moved to `damaged/` beside the folder, out of the way of
-        the checkpoint that will be written at its step. Raises ValueError where all are damaged, or where the
-        checkpoint is that of another model or optimizer.
+        the checkpoint that will be written at its step. Damaged for one process is damaged for all. Raises ValueError where
+        all are damaged, or where the checkpoint is that of another model or optimizer.
         """
-        steps = self.steps()[::-1]
+        steps = _as_process_0_sees(self.steps())[::-1]
         items: dict[str, Any] = {"params": abstract.params, "rest": _rest(abstract)}
         if abstract.ema is not None:
             items["ema"] = abstract.ema
@@ -100,7 +107,7 @@ class Checkpoints:
         for candidate in steps:
             try:
                 found = self._read(candidate, items)
-            except _Damaged as damage:
+            except Damaged as damage:
                 _log.warning("checkpoint at step %d is damaged and was passed over: %s", candidate, damage)
                 continue
             self._set_aside([damaged for damaged in steps if damaged > candidate])
@@ -120,25 +127,28 @@ class Checkpoints:
         item = "ema" if ema else "params"
         try:
             return self._read(step, {item: abstract}, partial=True)[item]
-        except _Damaged as damage:
+        except Damaged as damage:
             raise ValueError(f"checkpoint at step {step} is damaged: {damage}") from damage
 
     def wait(self) -> None:
-        """Returns when all is on disk. Raises SaveFailed where it is not; the next save starts afresh."""
+        """Returns when all is on disk. Raises SaveFailed, on all processes, where it is not; the next save starts afresh."""
         self._settled(self._manager.wait_until_finished)
 
     def close(self) -> None:
         """Waits, then lets go of the folder."""
         self._manager.close()
 
-    def _settled(self, work: Callable[[], object]) -> None:
+    def _settled(self, work: Callable[[], object], **how: float) -> None:
+        reason, cause = "", None
         try:
             work()
         except Exception as error:  # Orbax passes on what its threads, TensorStore or the file system said
-            self._manager = self._open()
             full = "No space left on device"
             reason = full if full in str(error) else f"{type(error).__name__}: {str(error)[:500]}"
-            raise SaveFailed(reason) from error
+            cause = error
+        if reason := failure_of_any(reason, **how):
+            self._manager = self._open()
+            raise SaveFailed(reason) from cause
 
     def _set_aside(self, steps: list[int]) -> None:
         if steps and jax.process_index() == 0:
@@ -152,10 +162,7 @@ class Checkpoints:
             self._manager.reload()
 
     def _read(self, step: int, items: dict[str, Any], *, partial: bool = False) -> dict[str, Any]:
-        stored = self._damage_of(
-            lambda: self._manager.restore(step, args=ocp.args.Composite(proof=ocp.args.JsonRestore()))
-        )
-        fingerprints = self._damage_of(lambda: dict(stored["proof"]["fingerprints"]))
+        fingerprints = _whole_for_all(lambda: proven(self._load(step, {"proof": ocp.args.JsonRestore()})["proof"]))
         if "['recent']['values']" not in fingerprints:  # written when nobody looked for spikes
             items = {name: item for name, item in items.items() if name != "recent"}
         _check_leaves(step, items, [name for name in fingerprints if not partial or _is_own(name, items)])
@@ -163,22 +170,39 @@ class Checkpoints:
             name: _partly(abstract) if partial else ocp.args.StandardRestore(abstract)
             for name, abstract in items.items()
         }
-        found = self._damage_of(lambda: self._manager.restore(step, args=ocp.args.Composite(**args)))
-        read = {name: found[name] for name in items}
-        for path, value in _fingerprints(read).items():
-            if fingerprints[path] != value:
-                raise _Damaged(f"{path} does not have the fingerprint it was written with")
+        read = _whole_for_all(lambda: self._load(step, args))
+        found = fingerprints_of(read)  # by all together: outside of what one alone may leave
+        _whole_for_all(lambda: check_fingerprints(found, fingerprints))
         return read
 
-    def _damage_of(self, work: Callable[[], Any]) -> Any:
-        try:
-            return work()
-        except Exception as error:  # Orbax, TensorStore, JSON and the file system each have their own
-            raise _Damaged(f"{type(error).__name__}: {str(error)[:300]}") from error
+    def _load(self, step: int, args: dict[str, Any]) -> dict[str, Any]:
+        """Reads as if this process were alone, where the manager would wait for the others, who may have failed."""
+        own = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+        reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler(*_ITEMS), multiprocessing_options=alone)
+        with contextlib.closing(reader):
+            found = reader.restore((self._folder / str(step)).absolute(), args=ocp.args.Composite(**args))
+        return {name: found[name] for name in args}
 
 
-class _Damaged(Exception):
-    pass
+def _whole_for_all(work: Callable[[], Any]) -> Any:
+    """What `work`, which waits for no other process, returns. Raises Damaged on all of them where it fails on one."""
+    result, reason, cause = None, "", None
+    try:
+        result = work()
+    except Damaged as damage:
+        reason = str(damage)
+    except Exception as error:  # Orbax, TensorStore, JSON and the file system each have their own
+        reason, cause = f"{type(error).__name__}: {str(error)[:300]}", error
+    if reason := failure_of_any(reason):
+        raise Damaged(reason) from cause
+    return result
+
+
+def _as_process_0_sees(steps: list[int]) -> list[int]:
+    number = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
+    own = np.array(steps if jax.process_index() == 0 else [0] * number, np.int32)
+    return np.asarray(multihost_utils.broadcast_one_to_all(own)).tolist()
 
 
 def _partly(abstract: Any) -> ocp.args.PyTreeRestore:
@@ -195,7 +219,7 @@ def _is_own(name: str, items: dict[str, Any]) -> bool:
 
 def _check_leaves(step: int, items: dict[str, Any], names: Iterable[str]) -> None:
     """Raises ValueError where the checkpoint, as it was written, holds other leaves (`names`) than are wanted of it."""
-    wanted = set(_names(items))
+    wanted = set(names_of(items))
     stored = {name for name in names if name.startswith(tuple(f"['{item}']" for item in items))}
     if wanted != stored:
         lacks, extra = sorted(wanted - stored), sorted(stored - wanted)
@@ -215,27 +239,3 @@ def _none_yet(recent: Any) -> jax.Array | None:
     if recent is None:
         return None
     return jax.jit(lambda: jnp.full(recent.shape, jnp.nan, recent.dtype), out_shardings=recent.sharding)()
-
-
-def _fingerprints(items: dict[str, Any]) -> dict[str, int]:
-    """A 32-bit sum over each leaf's bits, weighted by position: any flipped bit changes it, any sharding gives the same."""
-    leaves = dict(zip(_names(items), jax.tree.leaves(items), strict=True))
-    return {name: int(value) for name, value in jax.device_get(_sums(leaves)).items()}
-
-
-def _names(items: dict[str, Any]) -> list[str]:
-    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(items)]
-
-
-@jax.jit
-def _sums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    def one(leaf: jax.Array) -> jax.Array:
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")).astype(jnp.uint32)
-        total = jnp.zeros((), jnp.uint32)
-        weight = jnp.ones((), jnp.uint32)
-        for axis, size in enumerate(reversed(bits.shape)):
-            index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, bits.ndim - 1 - axis)
-            total, weight = total + index * weight, weight * jnp.uint32(size)
-        return (bits * (2 * total + 1)).sum(dtype=jnp.uint32)
-
-    return jax.tree.map(one, leaves)

@@ -35,6 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "typed",
             "preemption",
             "agreement",
+            "proof",
             "peers",
             "state",
             "teachers",
