@@ -9,7 +9,7 @@ from clip_jax.models.flops import train_flops_per_pair
 from clip_jax.plan.chips import parse_pod
 from clip_jax.plan.collectives import Collective
 from clip_jax.plan.compiled import Compiled, needed_bytes
-from clip_jax.plan.fit import memory_of, tried
+from clip_jax.plan.fit import memory_of
 from clip_jax.plan.times import times, wire_seconds
 
 
@@ -90,36 +90,3 @@ def test_a_refusal_names_what_would_be_needed():
     said = "total memory required for HLO temporaries (24.81G) exceeds available HBM (15.75G). HLO module: jit_step."
     assert needed_bytes(said) == int(24.81 * 2**30)
     assert needed_bytes("RESOURCE_EXHAUSTED: no figure") == 1
-
-
-def test_settings_are_added_until_they_fit():
-    asked: list[TrainConfig] = []
-
-    def compile_(config: TrainConfig, offers, pod) -> Compiled:
-        asked.append(config)
-        fits = config.mesh.fsdp > 1
-        return compiled(products=1, needed=0 if fits else 20 * 2**30)
-
-    trials = list(tried(CONFIG, {}, parse_pod("v5e:16x16"), compile_))
-    assert [trial.settings for trial in trials][-1] == (
-        "--config.objective.form=ring",
-        "--config.model.running.remat=block",
-        "--config.mesh.fsdp=16",
-    )
-    assert [trial.fits for trial in trials] == [False] * 4 + [True]
-    assert [config.model.running.remat for config in asked] == ["none", "none", "dots", "block", "block"]
-    assert asked[0] == CONFIG
-
-
-def test_at_last_the_batch_is_halved_while_it_divides():
-    def compile_(config: TrainConfig, offers, pod) -> Compiled:
-        return compiled(needed=20 * 2**30)
-
-    trials = list(tried(CONFIG, {}, parse_pod("v5e:16x16"), compile_))
-    last = trials[-1].config
-    assert (last.accumulate, last.batch_size) == (16, 4096)  # 16 pairs a chip, one at a time
-    more = list(tried(dataclasses.replace(CONFIG, batch_size=2**14), {}, parse_pod("v5e:16x16"), compile_))
-    assert (more[-1].config.accumulate, more[-1].config.batch_size) == (16, 4096)
-    assert trials[-1].times is None
-    assert [setting for setting in more[-1].settings if "batch_size" in setting] == ["--config.batch_size=4096"]
-    assert len(list(tried(CONFIG, {}, parse_pod("v5e:16x16"), compile_, search=False))) == 1

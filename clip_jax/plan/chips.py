@@ -76,7 +76,8 @@ def _gpu(peak: float, memory: float, bandwidth: float, link: float, kinds: tuple
 # Optically Reconfigurable Supercomputer", table 4. The documents give both directions of all links of a chip together
 # (400, 1,200, 800, 1,200 GB/s for v5e, v5p, v6e, TPU7x). Slices: the same pages' "Configurations", and /types-topologies for
 # v4: axes A <= B <= C, all at most 4 or all multiples of 4; the largest have 4,096 (v4, a pod), 6,144 (v5p, "the maximum
-# v5p shape is 16x16x24") and 9,216 chips (TPU7x, a pod); v5e and v6e have the listed ones alone. Clocks: the peak over the FLOPs a cycle of 4 matrix units of 128 x 128 a core, 1 core (v5e) or 2 (v4, v5p).
+# v5p shape is 16x16x24") and 9,216 chips (TPU7x, a pod); v5e and v6e have the listed ones alone. Clocks: the peak over the FLOPs
+# a cycle of 4 matrix units of 128 x 128 a core, 1 core (v5e) or 2 (v4, v5p).
 # GPU, SXM boards, dense, without sparsity: NVIDIA's data sheets of A100 80GB (2021), H100 (2023), H200 (2024), DGX B200
 # (2024, an eighth of a system); NVLink is given there for both directions. network: one adapter a GPU of DGX A100
 # (200 Gb/s), H100, H200 and B200 (400 Gb/s).

@@ -1,11 +1,11 @@
 """Whether a config fits a pod; and where it does not, settings with which it was seen to fit, found by compiling them."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from clip_jax.experiment import TrainConfig
+from clip_jax.models.vit import VisionConfig
 from clip_jax.plan.child import compiled_for
 from clip_jax.plan.chips import Pod
 from clip_jax.plan.compiled import Compiled
@@ -34,24 +34,31 @@ def tried(
     config: TrainConfig, offers: Mapping[str, Offer], pod: Pod, compile_: Compile = compiled_for, *, search: bool = True
 ) -> Iterator[Trial]:
     """The config itself; and while it does not fit, each with one setting more that needs less memory, up to the first that
-    does. Raises ValueError for what in the config cannot work."""
-    trial = _trial(config, offers, pod, compile_, ())
-    yield trial
-    settings: tuple[str, ...] = ()
-    for flag, changed in savings(config, trial.compiled) if search and not trial.fits else ():
-        settings = (*(one for one in settings if one.split("=")[0] != flag.split("=")[0]), flag)
-        trial = _trial(changed, offers, pod, compile_, settings)
-        yield trial
-        if trial.fits:
-            return
+    does. A setting that the config refuses is left out.
+
+    Raises ValueError for what in the config itself cannot work.
+    """
+    last = _trial(config, offers, pod, compile_, {})
+    yield last
+    values: dict[str, Any] = {}
+    for saving in SAVINGS if search and not last.fits else ():
+        while changed := saving(last.config, last.compiled):
+            try:
+                last = _trial(_with(last.config, changed), offers, pod, compile_, values | changed)
+            except ValueError:
+                break
+            values |= changed
+            yield last
+            if last.fits:
+                return
 
 
 def _trial(
-    config: TrainConfig, offers: Mapping[str, Offer], pod: Pod, compile_: Compile, settings: tuple[str, ...]
+    config: TrainConfig, offers: Mapping[str, Offer], pod: Pod, compile_: Compile, values: Mapping[str, Any]
 ) -> Trial:
     compiled = compile_(config, offers, pod)
     return Trial(
-        settings=settings,
+        settings=tuple(f"--config.{path}={value}" for path, value in values.items()),
         config=config,
         compiled=compiled,
         times=None if compiled.needed else times(compiled, config, pod),
@@ -64,30 +71,70 @@ def memory_of(pod: Pod, devices: int) -> float:
     return pod.chip.memory * pod.size / devices * (1 if pod.is_tpu else GPU_SHARE)
 
 
-def savings(config: TrainConfig, compiled: Compiled) -> Iterator[tuple[str, TrainConfig]]:
-    """(flag, the config with it and all before it), from what costs least: the ring loss, recomputation, cut parameters,
-    accumulation, a smaller batch. What the config already has is left out."""
-    if config.objective.form != "ring":
-        config = _with(config, ("objective", "form"), "ring")
-        yield "--config.objective.form=ring", config
-    steps = ("none", "dots", "block")
-    for remat in steps[steps.index(config.model.running.remat) + 1 :]:
-        config = _with(config, ("model", "running", "remat"), remat)
-        yield f"--config.model.running.remat={remat}", config
-    if config.mesh.fsdp == 1 and config.mesh.data == -1:
-        cut = math.gcd(compiled.mesh["data"], 16)
-        if cut > 1:
-            config = _with(config, ("mesh", "fsdp"), cut)
-            yield f"--config.mesh.fsdp={cut}", config
-    parts = compiled.devices // compiled.mesh.get("model", 1)
-    while config.batch_size % (2 * parts * config.accumulate) == 0 and config.accumulate < 16:
-        config = _with(config, ("accumulate",), 2 * config.accumulate)
-        yield f"--config.accumulate={config.accumulate}", config
-    while config.batch_size % (2 * parts * config.accumulate) == 0:
-        config = _with(config, ("batch_size",), config.batch_size // 2)
-        yield f"--config.batch_size={config.batch_size}", config
+Changed = dict[str, Any]  # path in the config -> value
 
 
-def _with(config: Any, path: tuple[str, ...], value: Any) -> Any:
-    inner = value if len(path) == 1 else _with(getattr(config, path[0]), path[1:], value)
+def _ring(config: TrainConfig, compiled: Compiled) -> Changed:
+    return {} if config.objective.form == "ring" else {"objective.form": "ring"}
+
+
+def _recomputed(config: TrainConfig, compiled: Compiled) -> Changed:
+    steps = ("none", "dots", "block", "block")
+    now = config.model.running.remat
+    after = steps[steps.index(now) + 1]
+    return {} if after == now else {"model.running.remat": after}
+
+
+def _cut(config: TrainConfig, compiled: Compiled) -> Changed:
+    """Parameters over twice as many devices, up to all along data."""
+    data, fsdp = compiled.mesh["data"], compiled.mesh["fsdp"]
+    if data % 2:
+        return {}
+    return {"mesh.fsdp": 2 * fsdp} | ({} if config.mesh.data == -1 else {"mesh.data": data // 2})
+
+
+def _accumulated(config: TrainConfig, compiled: Compiled) -> Changed:
+    more = 2 * config.accumulate
+    return {"accumulate": more} if more <= 16 and _rows(config, compiled) % more == 0 else {}
+
+
+def _model(config: TrainConfig, compiled: Compiled) -> Changed:
+    """Towers over 2, 4, 8 devices, where each has the heads for it; taken from data, or where that is 1, from fsdp."""
+    more, vision = 2 * compiled.mesh["model"], config.model.vision_cfg
+    if not isinstance(vision, VisionConfig) or more > 8:
+        return {}
+    given = "data" if compiled.mesh["data"] > 1 else "fsdp"
+    heads = (vision.width // vision.head_width, config.model.text_cfg.heads)
+    if any(number % more for number in heads) or compiled.mesh[given] % 2:
+        return {}
+    return {"mesh.model": more} | (
+        {} if getattr(config.mesh, given) == -1 else {f"mesh.{given}": compiled.mesh[given] // 2}
+    )
+
+
+def _smaller(config: TrainConfig, compiled: Compiled) -> Changed:
+    divides = _rows(config, compiled) % (2 * config.accumulate) == 0
+    return {"batch_size": config.batch_size // 2} if divides else {}
+
+
+# From what costs least: the loss in a ring, recomputation, cut parameters, accumulation, cut towers, a smaller batch. Each is
+# asked again, with what was compiled last, until it has nothing more to change.
+SAVINGS: tuple[Callable[[TrainConfig, Compiled], Changed], ...] = (
+    *(_ring, _recomputed, _cut),
+    *(_accumulated, _model, _smaller),
+)
+
+
+def _rows(config: TrainConfig, compiled: Compiled) -> int:
+    return config.batch_size * compiled.mesh["model"] // compiled.devices
+
+
+def _with(config: TrainConfig, changed: Changed) -> TrainConfig:
+    for path, value in changed.items():
+        config = _replaced(config, path.split("."), value)
+    return config
+
+
+def _replaced(config: Any, path: list[str], value: Any) -> Any:
+    inner = _replaced(getattr(config, path[0]), path[1:], value) if len(path) > 1 else value
     return dataclasses.replace(config, **{path[0]: inner})

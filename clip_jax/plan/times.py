@@ -11,7 +11,8 @@ asynchronous ones take beyond all work. Host, input and start-up count nothing. 
 compares layouts, and it says what cannot be.
 
 Links. A group that reaches along k axes of a TPU's torus rings through them in both directions, 2 k links, and k where an
-axis does not close into a ring (Pod.rings). Of arrays passed on, the busiest link counts (Collective.load). GPUs of one node share NVLink; a ring through several nodes leaves each by one network adapter a member.
+axis does not close into a ring (Pod.rings). Of arrays passed on, the busiest link counts (Collective.load). GPUs of one
+node share NVLink; a ring through several nodes leaves each by one network adapter a member.
 """
 
 import dataclasses
