@@ -1,6 +1,7 @@
 """The search for settings that fit, with a compiler that only pretends; what it says of them; and its exit codes."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -37,7 +38,7 @@ def pretend(fits: Callable[[TrainConfig], bool] = lambda config: False, *, check
 
 def settings_of(trials: list[Trial]) -> list[str]:
     """What each trial has beyond the one before it."""
-    pairs = zip(trials, trials[1:], strict=False)
+    pairs = itertools.pairwise(trials)
     return [" ".join(sorted(set(new.settings) - set(old.settings))).replace("--config.", "") for old, new in pairs]
 
 

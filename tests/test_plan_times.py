@@ -89,4 +89,22 @@ def test_a_device_that_is_half_a_chip_has_half_of_all():
 def test_a_refusal_names_what_would_be_needed():
     said = "total memory required for HLO temporaries (24.81G) exceeds available HBM (15.75G). HLO module: jit_step."
     assert needed_bytes(said) == int(24.81 * 2**30)
-    assert needed_bytes("RESOURCE_EXHAUSTED: no figure") == 1
+    said = "Ran out of memory in memory space hbm. Used 21.95G of 15.48G hbm.\n\nTotal hbm usage >= 22.47G:\n reserved 530.00M"
+    assert needed_bytes(said) == int(22.47 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 32.42M of 16.00M vmem.", "ran out of vmem"),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space smem. Used 1.00M; hbm 3.00G is there",
+            "ran out of smem",
+        ),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 12.0G", "something else than HBM"),
+        ("RESOURCE_EXHAUSTED: no figure of hbm", "not known whether this fits"),
+    ],
+)
+def test_a_refusal_for_another_memory_is_no_figure(said, message):
+    with pytest.raises(ValueError, match=message):
+        needed_bytes(said)

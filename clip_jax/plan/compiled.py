@@ -129,9 +129,21 @@ def _text(program: Any) -> str:
 
 
 def needed_bytes(message: str) -> int:
-    """Bytes that a refusal names: the largest of its sizes, such as "(24.81G) exceeds available HBM (15.75G)"."""
+    """Bytes that a refusal for lack of HBM names: the largest of its sizes, "(24.81G) exceeds available HBM (15.75G)" or
+    "in memory space hbm. Used 21.95G of 15.48G hbm".
+
+    Raises ValueError where it names another memory, such as vmem or smem, which no smaller batch and no more chips enlarge, or
+    no size.
+    """
     sizes = [float(size) * _UNITS[unit] for size, unit in re.findall(r"(\d+(?:\.\d+)?)([KMGT])\b", message)]
-    return int(max(sizes, default=1))
+    space = re.search(r"memory space (\w+)", message)
+    if not sizes or (space[1].lower() != "hbm" if space else not re.search(r"\bhbm\b", message, re.IGNORECASE)):
+        where = f"{space[1]}, memory of the chip other than HBM" if space else "something else than HBM"
+        raise ValueError(
+            f"the compiler ran out of {where}, so that it is not known whether this fits; another objective.form or "
+            f"model.running.remat may do. It said: {message.splitlines()[0][:500]}"
+        )
+    return int(max(sizes))
 
 
 def _updated(known: dict[str, Any]) -> int:
