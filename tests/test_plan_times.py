@@ -1,6 +1,7 @@
 """The time model against figures by hand, and the search for settings that fit."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -10,7 +11,7 @@ from clip_jax.plan.chips import parse_pod
 from clip_jax.plan.collectives import Collective
 from clip_jax.plan.compiled import Compiled, needed_bytes
 from clip_jax.plan.fit import memory_of
-from clip_jax.plan.times import times, wire_seconds
+from clip_jax.plan.times import busiest_seconds, times, wire_seconds
 
 
 def collective(kind: str = "all-gather", *, span: tuple[int, ...], size: int = 16, **given) -> Collective:
@@ -36,6 +37,31 @@ def collective(kind: str = "all-gather", *, span: tuple[int, ...], size: int = 1
 )
 def test_seconds_on_the_wire(pod, one, seconds):
     assert wire_seconds(one, parse_pod(pod)) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("pod", "spans", "seconds"),
+    [
+        ("v5e:16x16", [(16, 1, 1), (16, 1, 1)], 0.3),  # both on the one axis
+        ("v5e:16x16", [(16, 1, 1), (1, 16, 1)], 0.15),  # side by side
+        ("v5e:16x16", [(16, 1, 1), (16, 1, 1), (16, 16, 1)], 0.3),  # what reaches along both can take the other axis
+        ("v5e:16x16", [(16, 1, 1), (1, 16, 1), (16, 16, 1)], (2 * 15 + 16 * 255 / 256) / (4 * 50)),
+        ("v5e:8x16", [(8, 1, 1), (1, 16, 1)], 14 / 50),  # the row that does not close
+        ("h100:64", [(8, 1), (8, 8)], 15.75 / 400),  # NVLink beside the network
+        ("h100:64", [(1, 8), (8, 8)], 14 / 50 + 15.75 / 400),
+        ("v5e:16x16", [], 0.0),
+    ],
+)
+def test_seconds_of_the_busiest_links(pod, spans, seconds):
+    sizes = [math.prod(span) for span in spans]
+    found = [collective(span=span, size=size) for span, size in zip(spans, sizes, strict=True)]
+    assert busiest_seconds(found, parse_pod(pod)) == pytest.approx(seconds)
+
+
+def test_arrays_passed_on_leave_the_other_direction_free():
+    permute = collective("collective-permute", span=(16, 1, 1), load=1.0)
+    assert busiest_seconds([permute, permute], parse_pod("v5e:16x16")) == pytest.approx(16 / 50)
+    assert busiest_seconds([permute], parse_pod("v5e:16x16")) == pytest.approx(16 / 50)
 
 
 def compiled(**given) -> Compiled:
@@ -65,7 +91,7 @@ def test_times_of_a_step():
     assert found.work == pytest.approx(0.4)  # the compiler's cycles at 1.5 GHz
     assert found.exposed == pytest.approx(0.15)
     assert found.step == pytest.approx(0.55)
-    assert found.bound == pytest.approx(0.3)
+    assert found.busiest == found.bound == pytest.approx(0.3)
     flops = train_flops_per_pair(CONFIG.model) * 4096
     assert found.mfu == pytest.approx(flops / (256 * 197e12 * 0.55))
     assert found.mfu_bound == pytest.approx(flops / (256 * 197e12 * 0.3))

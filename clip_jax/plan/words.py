@@ -147,11 +147,14 @@ def _times(trial: Trial, pod: Pod) -> Table:
     how = "the TPU compiler's cycles over the chip's clock" if estimate else "products + memory"
     view.add_row("work", _ms(found.work), how)
     pairs = trial.config.batch_size
-    of = "the three" if pod.is_tpu else "products and wire"
+    of = "products, memory" if pod.is_tpu else "products"
+    busiest = f"the busiest links' {_ms(found.busiest)}"
     view.add_row(
         "step", _ms(found.step), f"work + exposed wire: MFU {found.mfu:.1%}, {pairs / found.step:,.0f} pairs/s"
     )
-    view.add_row("bound", _ms(found.bound), f"the largest of {of}: MFU {found.mfu_bound:.1%}; no step is faster")
+    view.add_row(
+        "bound", _ms(found.bound), f"the largest of {of} and {busiest}, all overlapped: MFU {found.mfu_bound:.1%}"
+    )
     return view
 
 
