@@ -11,6 +11,7 @@ from rich.console import Console
 from clip_jax.cli.configs import parse, take_config, to_dataclass
 from clip_jax.cli.start import prepare
 from clip_jax.experiment import TrainConfig
+from clip_jax.models.clip import CLIPConfig
 from clip_jax.plan.child import check_possible, compiled_for
 from clip_jax.plan.chips import CHIPS, Pod, parse_pod
 from clip_jax.plan.compiled import Compiled
@@ -44,8 +45,9 @@ def main(argv: list[str]) -> int:
     check_possible(pod)
     prepare()
     console = Console(soft_wrap=True, stderr=written.value == "-")
-    offers, trials = open_teachers(config).offers, []
-    for trial in tried(config, offers, pod, _showing_progress(console), search=search.value):
+    teachers, trials = open_teachers(config), []
+    compile_ = _showing_progress(console, teachers.models)
+    for trial in tried(config, teachers.offers, pod, compile_, search=search.value):
         if not trials:
             print_trial(trial, pod, console)
             console.print()
@@ -62,13 +64,13 @@ def main(argv: list[str]) -> int:
     return 0 if trials[0].fits else 1
 
 
-def _showing_progress(console: Console):
+def _showing_progress(console: Console, live: Mapping[str, CLIPConfig]):
     def compile_(config: TrainConfig, offers: Mapping[str, Offer], pod: Pod) -> Compiled:
         with console.status("") as status:
 
             def waiting(seconds: float) -> None:
                 status.update(f"compiling for {pod.size:,} chips ... {seconds:,.0f} s")
 
-            return compiled_for(config, offers, pod, waiting)
+            return compiled_for(config, offers, pod, waiting, live)
 
     return compile_

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.experiment import TrainConfig
+from clip_jax.models.clip import CLIPConfig
 from clip_jax.plain import from_dict, to_dict
 from clip_jax.plan.chips import Pod, nearest_shapes, parse_pod
 from clip_jax.plan.collectives import Collective
@@ -32,9 +33,14 @@ _LIBTPU = {
 
 
 def compiled_for(
-    config: TrainConfig, offers: Mapping[str, Offer], pod: Pod, waiting: Callable[[float], None] = lambda seconds: None
+    config: TrainConfig,
+    offers: Mapping[str, Offer],
+    pod: Pod,
+    waiting: Callable[[float], None] = lambda seconds: None,
+    live: Mapping[str, CLIPConfig] | None = None,
 ) -> Compiled:
-    """The step compiled for a pod. waiting: told about once a second how many seconds it has taken.
+    """The step compiled for a pod. waiting: told about once a second how many seconds it has taken. live: models of live
+    teachers, by name.
 
     Raises ValueError for what in the config or the pod cannot work, ModuleNotFoundError without libtpu where it is
     needed, RuntimeError with the compiler's last words.
@@ -43,7 +49,8 @@ def compiled_for(
     with tempfile.TemporaryDirectory(prefix="clip_jax_plan_") as folder:
         asked, answer, said = (Path(folder) / name for name in ("asked.json", "answer.json", "said"))
         offered = {name: dataclasses.asdict(offer) for name, offer in offers.items()}
-        asked.write_text(json.dumps({"config": to_dict(config), "offers": offered, "pod": str(pod)}))
+        models = {name: to_dict(model) for name, model in (live or {}).items()}
+        asked.write_text(json.dumps({"config": to_dict(config), "offers": offered, "pod": str(pod), "live": models}))
         command = [sys.executable, "-m", "clip_jax.plan.child", str(asked), str(answer)]
         began = time.monotonic()
         with said.open("wb") as log:
@@ -130,7 +137,8 @@ def main() -> None:
     try:
         config = from_dict(TrainConfig, given["config"])
         offers = {name: Offer(**offer) for name, offer in given["offers"].items()}
-        found = dataclasses.asdict(compile_step(config, offers, *_devices(parse_pod(given["pod"]))))
+        live = {name: from_dict(CLIPConfig, model) for name, model in given["live"].items()}
+        found = dataclasses.asdict(compile_step(config, offers, *_devices(parse_pod(given["pod"])), live))
     except ValueError as error:
         found = {"error": str(error)}
     answer.write_text(json.dumps(found))

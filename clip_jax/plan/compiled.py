@@ -11,13 +11,14 @@ import jax.numpy as jnp
 
 from clip_jax import sharding, tree
 from clip_jax.experiment import Plan, TrainConfig
+from clip_jax.models.clip import CLIPConfig, abstract_params
 from clip_jax.objectives import Features, objective
 from clip_jax.plan.collectives import Collective, collectives
 from clip_jax.plan.hlo import parse
 from clip_jax.plan.products import product_cost
 from clip_jax.plan.traffic import cycles, hbm_bytes
 from clip_jax.projections import DISTILL
-from clip_jax.teachers import Offer
+from clip_jax.teachers import LiveTeacher, Offer, TeacherConfig
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -27,8 +28,9 @@ class Compiled:
     """Figures of one compiled step; bytes and `*_flops` but for `products` are one device's.
 
     parameters, optimizer, average, batch: what goes into the step, counted on the abstract arrays and their placement.
-    temporaries, code: the compiler's own count: activations, gradients, the loss's matrices and buffers at their peak. loss:
-    temporaries of the objective with its gradient, compiled alone. products: FLOPs over all devices, counted on the traced
+    teachers: weights of live ones, counted alike, which lie beside it. temporaries, code: the compiler's own count:
+    activations, gradients, the loss's matrices and buffers at their peak. loss: temporaries of the objective with its
+    gradient, compiled alone. products: FLOPs over all devices, counted on the traced
     program: loops by their lengths, recomputation too. xla_flops: XLA's own count, loops once. hbm: bytes moved in a step;
     where the program is not the pod's own, those of the products' operands and results and of the update. cycles: the TPU
     compiler's estimate of its own program, 0 elsewhere. needed: bytes, where the compiler refused for lack of memory; all that
@@ -44,6 +46,7 @@ class Compiled:
     average: int
     batch: int
     products: int
+    teachers: int = 0
     temporaries: int = 0
     code: int = 0
     loss: int = 0
@@ -56,8 +59,16 @@ class Compiled:
     @property
     def total(self) -> int:
         """Bytes a device needs at once; where the compiler refused, at least."""
-        given = self.parameters + self.optimizer + self.average + self.batch
-        return given + self.temporaries + self.code if not self.needed else max(given, self.needed)
+        given = self.parameters + self.optimizer + self.average + self.batch + self.teachers
+        return given + self.temporaries + self.code if not self.needed else max(given, self.needed + self.teachers)
+
+    @property
+    def split(self) -> dict[str, int]:
+        """An estimate of what the temporaries are: one gradient, f32 and placed as the parameters are; the loss as it is by
+        itself; and activations with all else, the rest. What lies elsewhere at the peak, or twice, shifts between them."""
+        gradients = min(self.parameters, self.temporaries)
+        loss = min(self.loss, self.temporaries - gradients)
+        return {"activations": self.temporaries - gradients - loss, "gradients": gradients, "loss": loss}
 
 
 def compile_step(
@@ -66,9 +77,11 @@ def compile_step(
     devices: Sequence[Any],
     places: Sequence[Sequence[int]],
     rings: Sequence[int],
+    live: Mapping[str, CLIPConfig] | None = None,
 ) -> Compiled:
     """Compiles it over `devices`, which lie at `places`; allocates nothing. rings: as plan.collectives takes them.
 
+    live: models of live teachers, by name; without them they count nothing.
     Raises ValueError for whatever in the config cannot work.
     """
     plan = Plan(config, offers, devices)
@@ -85,6 +98,7 @@ def compile_step(
         "optimizer": tree.bytes_per_device(state.opt_state, at.opt_state),
         "average": tree.bytes_per_device(state.ema, at.ema),
         "batch": sum(_bytes_of_shard(leaf) for leaf in jax.tree.leaves(plan.batch())),
+        "teachers": sum(_teacher_bytes(plan, config.teachers[name], model) for name, model in (live or {}).items()),
         "products": cost.flops,
     }
     program = _compiled(traced, platform)
@@ -154,6 +168,17 @@ def _updated(known: dict[str, Any]) -> int:
 def _bytes_of_shard(leaf: Any) -> int:
     shape = leaf.sharding.shard_shape(leaf.shape)
     return jax.ShapeDtypeStruct(shape, leaf.dtype).size * leaf.dtype.itemsize
+
+
+def _teacher_bytes(plan: Plan, teacher: TeacherConfig, model: CLIPConfig) -> int:
+    """Of a live teacher's weights on a device: in its dtype but for scalars, cut as the student's are but for rules."""
+    assert isinstance(teacher, LiveTeacher)
+    params = abstract_params(model)
+    at = sharding.parameter_shardings(params, plan.mesh, dataclasses.replace(plan.config.mesh, rules=()))
+    kept = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(teacher.dtype if leaf.ndim else jnp.float32)), params
+    )
+    return tree.bytes_per_device(kept, at)
 
 
 def _loss(plan: Plan) -> Any:

@@ -29,8 +29,8 @@ def print_trial(trial: Trial, pod: Pod, console: Console) -> None:
             "keeps some bf16 as f32; its collectives, too, may be f32, and all-reduces where a GPU's reduce and scatter: "
             "more than on GPUs. Bytes moved are those of the products' operands and results, as if all else were fused.\n"
         )
-    if any(isinstance(teacher, LiveTeacher) for teacher in config.teachers.values()):
-        console.print("Live teachers run beside the step, and are not counted.\n")
+    if not_counted(trial):
+        console.print("Of live teachers the weights are counted, not what they compute beside the step.\n")
     console.print(_memory(trial, pod))
     if trial.times is None:
         return
@@ -42,10 +42,11 @@ def print_trial(trial: Trial, pod: Pod, console: Console) -> None:
 def print_verdict(trials: list[Trial], pod: Pod, console: Console) -> None:
     """*fits*, or what does."""
     first, last = trials[0], trials[-1]
+    but = "".join(f"; {one} are not counted" for one in not_counted(first))
     if first.fits:
-        console.print(f"fits {pod}")
+        console.print(f"fits {pod}{but}")
     elif last.fits:
-        console.print(f"does not fit {pod}: try {' '.join(last.settings)}, which was compiled and fits")
+        console.print(f"does not fit {pod}: try {' '.join(last.settings)}, which was compiled and fits{but}")
     elif len(trials) > 1:
         least = min(trials, key=lambda trial: trial.compiled.total)
         console.print(
@@ -54,6 +55,12 @@ def print_verdict(trials: list[Trial], pod: Pod, console: Console) -> None:
         )
     else:
         console.print(f"does not fit {pod}")
+
+
+def not_counted(trial: Trial) -> list[str]:
+    """What a run holds on its devices beyond the total."""
+    live = any(isinstance(teacher, LiveTeacher) for teacher in trial.config.teachers.values())
+    return ["live teachers' activations"] if live else []
 
 
 def one_line(trial: Trial, pod: Pod) -> str:
@@ -72,6 +79,7 @@ def to_json(trials: list[Trial], pod: Pod) -> dict[str, Any]:
         "compiler": "TPU, ahead of time" if pod.is_tpu else "CPU, for as many virtual devices",
         "memory": memory_of(pod, trials[0].compiled.devices),
         "fits": trials[0].fits,
+        "not_counted": not_counted(trials[0]),
         "try": list(trials[-1].settings) if trials[-1].fits else [],
         "trials": [_trial_json(trial) for trial in trials],
     }
@@ -86,6 +94,7 @@ def _trial_json(trial: Trial) -> dict[str, Any]:
         "batch_size": trial.config.batch_size,
         "fits": trial.fits,
         "total": trial.compiled.total,
+        "temporaries": trial.compiled.split,
         "compiled": compiled,
         "times": dataclasses.asdict(trial.times) if trial.times else None,
     }
@@ -100,12 +109,19 @@ def _memory(trial: Trial, pod: Pod) -> Table:
     view = _table("Memory a device", "what", "GB", "how known")
     for name in ("parameters", "optimizer", "average", "batch"):
         view.add_row(name, _gb(getattr(compiled, name), ""), "counted on shapes and placement")
+    if not_counted(trial):
+        view.add_row("live teachers' weights", _gb(compiled.teachers, ""), "counted on shapes and placement")
     if compiled.needed:
         view.add_row("temporaries", _gb(compiled.needed, ""), "refused by the compiler, which names this size")
     else:
-        view.add_row("activations, gradients, temporaries", _gb(compiled.temporaries, ""), "compiler, at the peak")
-        view.add_row("  of them gradients, at most", _gb(compiled.parameters, ""), "f32, placed as parameters are")
-        view.add_row("  of them loss, about", _gb(compiled.loss, ""), "objective and its gradient compiled alone")
+        view.add_row("temporaries", _gb(compiled.temporaries, ""), "compiler, at the peak; of them, estimated:")
+        hows = (
+            "what is left: activations, gathered weights, buffers",
+            "one, f32, placed as parameters are",
+            "objective and its gradient, compiled alone",
+        )
+        for (name, size), how in zip(compiled.split.items(), hows, strict=True):
+            view.add_row(f"  {name}, about", _gb(size, ""), how)
         view.add_row("program", _gb(compiled.code, ""), "compiler")
     view.add_row("total", _gb(compiled.total, ""), "at least" if compiled.needed else "")
     what = "HBM" if pod.is_tpu else f"{GPU_SHARE:.0%} of memory; set XLA_PYTHON_CLIENT_MEM_FRACTION={GPU_SHARE}"
