@@ -17,7 +17,7 @@ def test_every_chip_is_whole(name):
 
 
 def test_the_chips_that_people_rent_are_there():
-    assert list(CHIPS) == ["v4", "v5e", "v5p", "v6e", "tpu7x", "a100", "h100", "h200", "b200"]
+    assert list(CHIPS) == ["v4", "v5e", "v5p", "v6e", "tpu7x", "a100", "a100-40gb", "h100", "h200", "b200"]
 
 
 def test_mfu_in_training_reads_the_same_table():

@@ -78,7 +78,7 @@ def _gpu(peak: float, memory: float, bandwidth: float, link: float, kinds: tuple
 # v4: axes A <= B <= C, all at most 4 or all multiples of 4; the largest have 4,096 (v4, a pod), 6,144 (v5p, "the maximum
 # v5p shape is 16x16x24") and 9,216 chips (TPU7x, a pod); v5e and v6e have the listed ones alone. Clocks: the peak over the FLOPs
 # a cycle of 4 matrix units of 128 x 128 a core, 1 core (v5e) or 2 (v4, v5p).
-# GPU, SXM boards, dense, without sparsity: NVIDIA's data sheets of A100 80GB (2021), H100 (2023), H200 (2024), DGX B200
+# GPU, SXM boards, dense, without sparsity: NVIDIA's data sheets of A100 (2021), H100 (2023), H200 (2024), DGX B200
 # (2024, an eighth of a system); NVLink is given there for both directions. network: one adapter a GPU of DGX A100
 # (200 Gb/s), H100, H200 and B200 (400 Gb/s).
 CHIPS = {
@@ -87,7 +87,8 @@ CHIPS = {
     "v5p": _tpu(459, 95, 2765, 100, ("TPU v5", "TPU v5p"), most=6144, clock=1.75),
     "v6e": _tpu(918, 32, 1638, 100, ("TPU v6 lite", "TPU v6e")),
     "tpu7x": _tpu(2307, 192, 7380, 100, ("TPU7x",), most=9216, halves=2),
-    "a100": _gpu(312, 80, 2039, 300, ("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB"), network=25),
+    "a100": _gpu(312, 80, 2039, 300, ("NVIDIA A100-SXM4-80GB",), network=25),
+    "a100-40gb": _gpu(312, 40, 1555, 300, ("NVIDIA A100-SXM4-40GB",), network=25),
     "h100": _gpu(989.4, 80, 3350, 450, ("NVIDIA H100 80GB HBM3",), network=50),
     "h200": _gpu(989.4, 141, 4800, 450, ("NVIDIA H200",), network=50),
     "b200": _gpu(2250, 180, 8000, 900, ("NVIDIA B200",), network=50),
