@@ -194,6 +194,110 @@ def test_bytes_count_slices_padding_and_only_hbm():
     assert hbm_bytes(parse(program("ROOT %c = f32[5,100]{1,0:T(8,128)} copy(%x)"))) == layer
 
 
+BRANCHES = """
+%small (x: f32[4]) -> f32[4] {
+  ROOT %a = f32[4]{0} add(%x, %x), backend_config={"estimated_cycles":"10"}
+}
+
+%large (x: f32[4]) -> f32[4] {
+  %b = f32[64]{0} broadcast(%x), backend_config={"estimated_cycles":"70"}
+  ROOT %c = f32[4]{0} slice(%b)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "which", ["branch_computations={%small, %large}", "true_computation=%large, false_computation=%small"]
+)
+def test_of_branches_the_costliest_counts(which):
+    text = program(f"ROOT %r = f32[4]{{0}} conditional(%p, %x, %x), {which}", also=BRANCHES)
+    assert dict(parse(text).runs) == {"main": 1, "large": 1}
+    assert cycles(parse(text)) == 70
+
+
+def test_what_an_asynchronous_operation_wraps_runs_beside_other_work():
+    wrapped = (
+        "%wrapped (q: f32[8,16]) -> f32[1,16] {\n"
+        "  %q = f32[8,16]{1,0} parameter(0)\n"
+        "  ROOT %s = f32[1,16]{1,0} reduce-scatter(%q), replica_groups=[1,8]<=[8], dimensions={0}, to_apply=%add\n}\n"
+    )
+    started = program(
+        "%a = ((f32[8,16]{1,0}), f32[1,16]{1,0}) async-start(%p), calls=%wrapped",
+        "ROOT %d = f32[1,16]{1,0} async-done(%a)",
+        also=wrapped,
+    )
+    [one] = found_in(started)
+    assert (one.kind, one.bytes, one.asynchronous) == ("reduce-scatter", 512, True)
+    [one] = found_in(program("ROOT %a = f32[1,16]{1,0} call(%p), to_apply=%wrapped", also=wrapped))
+    assert not one.asynchronous
+
+
+def test_fused_intermediates_reach_no_memory_and_cost_no_cycles_of_their_own():
+    fused = (
+        "%f (a: f32[8,128]) -> f32[8,128] {\n"
+        "  %a = f32[8,128]{1,0} parameter(0)\n"
+        '  %b = f32[8,128]{1,0} exponential(%a), backend_config={"estimated_cycles":"5"}\n'
+        "  ROOT %c = f32[8,128]{1,0} negate(%b)\n}\n"
+    )
+    text = program(
+        "%a = f32[8,128]{1,0} parameter(0)",
+        'ROOT %r = f32[8,128]{1,0} fusion(%a), kind=kLoop, calls=%f, backend_config={"estimated_cycles":"9"}',
+        also=fused,
+    )
+    assert hbm_bytes(parse(text)) == 2 * 8 * 128 * 4  # one read, one written
+    assert cycles(parse(text)) == 9
+
+
+LAYER = 8 * 128 * 4
+
+
+def test_a_slice_written_in_place_moves_the_slice_alone():
+    fused = (
+        "%f (a: f32[24,8,128], u: f32[1,8,128]) -> f32[24,8,128] {\n"
+        "  %a = f32[24,8,128]{2,1,0} parameter(0)\n"
+        "  %u = f32[1,8,128]{2,1,0} parameter(1)\n"
+        "  %n = f32[1,8,128]{2,1,0} negate(%u)\n"
+        "  ROOT %d = f32[24,8,128]{2,1,0} dynamic-update-slice(%a, %n, %i)\n}\n"
+    )
+    given = ("%a = f32[24,8,128]{2,1,0} parameter(0)", "%u = f32[1,8,128]{2,1,0} parameter(1)")
+    fusion = program(*given, "ROOT %r = f32[24,8,128]{2,1,0} fusion(%a, %u), kind=kLoop, calls=%f", also=fused)
+    assert hbm_bytes(parse(fusion)) == 2 * LAYER
+    alone = program(*given, "ROOT %r = f32[24,8,128]{2,1,0} dynamic-update-slice(%a, %u, %i)")
+    assert hbm_bytes(parse(alone)) == 2 * LAYER
+
+
+def test_a_copy_to_memory_on_the_chip_counts_once():
+    text = program(
+        "%a = f32[8,128]{1,0} parameter(0)",
+        "%s = (f32[8,128]{1,0:S(1)}, f32[8,128]{1,0}, u32[]) copy-start(%a)",
+        "ROOT %d = f32[8,128]{1,0:S(1)} copy-done(%s)",
+    )
+    assert hbm_bytes(parse(text)) == LAYER
+
+
+def test_a_buffer_that_a_fusion_only_hands_on_is_not_read():
+    fused = (
+        "%f (a: f32[8,128], b: f32[8,128]) -> (f32[8,128], f32[8,128]) {\n"
+        "  %a = f32[8,128]{1,0} parameter(0)\n"
+        "  %b = f32[8,128]{1,0} parameter(1)\n"
+        "  %n = f32[8,128]{1,0} negate(%a)\n"
+        "  ROOT %t = (f32[8,128]{1,0}, f32[8,128]{1,0}) tuple(%n, %b)\n}\n"
+    )
+    text = program(
+        "%a = f32[8,128]{1,0} parameter(0)",
+        "%b = f32[8,128]{1,0} parameter(1)",
+        "ROOT %r = (f32[8,128]{1,0}, f32[8,128]{1,0}) fusion(%a, %b), kind=kLoop, calls=%f",
+        also=fused,
+    )
+    assert hbm_bytes(parse(text)) == 2 * LAYER
+
+
+def test_of_a_loops_constants_the_bound_is_the_largest():
+    two = LOOP.replace("  %n = s32[] constant(7)", "  %z = s32[] constant(0)\n  %n = s32[] constant(7)")
+    text = program("ROOT %w = (s32[], f32[4]{0}) while(%p), condition=%cond, body=%body", also=two)
+    assert parse(text).runs["body"] == 7
+
+
 def test_shapes():
     one, two = shapes_in("(bf16[2,3]{1,0:T(8,128)(2,1)S(1)}, pred[]{:T(512)})")
     assert (one.bytes, one.fast, one.held) == (12, True, (8, 128))

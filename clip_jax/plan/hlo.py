@@ -50,13 +50,18 @@ class Instruction:
         return sum(shape.bytes for shape in self.shapes)
 
     def called(self) -> Iterator[str]:
-        """Computations it runs once each: a fusion's, a call's, an asynchronous operation's, a conditional's."""
+        """Computations it runs once each: a fusion's, a call's, an asynchronous operation's."""
         if self.opcode in ("fusion", "call", "async-start", "custom-call"):
             yield from re.findall(r"(?:calls|to_apply|called_computations=\{)=?%([\w.\-]+)", self.rest)
-        elif self.opcode == "conditional":
-            branches = re.search(r"branch_computations=\{([^}]*)\}", self.rest)
-            yield from _NAME.findall(branches[1] if branches else "")
-            yield from re.findall(r"(?:true|false)_computation=%([\w.\-]+)", self.rest)
+
+    def branches(self) -> list[str]:
+        """Computations of a conditional, of which it runs one; in any other instruction none."""
+        if self.opcode != "conditional":
+            return []
+        listed = re.search(r"branch_computations=\{([^}]*)\}", self.rest)
+        return _NAME.findall(listed[1] if listed else "") + re.findall(
+            r"(?:true|false)_computation=%([\w.\-]+)", self.rest
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +73,8 @@ class Program:
 
     @functools.cached_property
     def runs(self) -> Mapping[str, int]:
-        """How often each computation runs: loops by their trip counts, fused ones as often as what they are fused into."""
+        """How often each computation runs: loops by their trip counts, fused ones as often as what they are fused into, of a
+        conditional's branches the one that makes most bytes."""
         times: dict[str, int] = {}
 
         def visit(name: str, factor: int) -> None:
@@ -80,6 +86,8 @@ class Program:
                     visit(body[1], factor * self._trips(one))
                 for called in one.called():
                     visit(called, factor)
+                if branches := one.branches():
+                    visit(max(branches, key=self._made), factor)
 
         visit(self.entry, 1)
         return times
@@ -89,6 +97,15 @@ class Program:
         """Computations whose intermediate results never reach memory."""
         everyone = (one for each in self.computations.values() for one in each if one.opcode == "fusion")
         return frozenset(name for one in everyone for name in one.called())
+
+    def _made(self, name: str) -> int:
+        """Bytes of all results of a computation and of what it runs."""
+        total = 0
+        for one in self.computations[name]:
+            total += one.bytes + sum(map(self._made, one.called())) + max(map(self._made, one.branches()), default=0)
+            if one.opcode == "while" and (body := re.search(r"body=%([\w.\-]+)", one.rest)):
+                total += self._trips(one) * self._made(body[1])
+        return total
 
     def _trips(self, loop: Instruction) -> int:
         """As the program says, or the constant its counter is compared with; 1 where neither is there."""
