@@ -20,6 +20,27 @@ def test_the_chips_that_people_rent_are_there():
     assert list(CHIPS) == ["v4", "v5e", "v5p", "v6e", "tpu7x", "a100", "a100-40gb", "h100", "h200", "b200"]
 
 
+@pytest.mark.parametrize(
+    ("name", "tflops", "gigabytes", "bandwidth", "link"),
+    [
+        ("v4", 275, 34.36, 1200, 50),  # 32 GiB
+        ("v5e", 197, 17.18, 819, 50),
+        ("v5p", 459, 102.0, 2765, 100),
+        ("v6e", 918, 34.36, 1638, 100),
+        ("tpu7x", 2307, 206.2, 7380, 100),
+        ("a100", 312, 80, 2039, 300),
+        ("a100-40gb", 312, 40, 1555, 300),
+        ("h100", 989.4, 80, 3350, 450),
+        ("h200", 989.4, 141, 4800, 450),
+        ("b200", 2250, 180, 8000, 900),
+    ],
+)
+def test_published_figures(name, tflops, gigabytes, bandwidth, link):
+    chip = CHIPS[name]
+    assert (chip.flops, chip.bandwidth, chip.link) == pytest.approx((tflops * 1e12, bandwidth * 1e9, link * 1e9))
+    assert chip.memory == pytest.approx(gigabytes * 1e9, rel=1e-3)
+
+
 def test_mfu_in_training_reads_the_same_table():
     assert PEAK_FLOPS["TPU v5 lite"] == CHIPS["v5e"].flops == 197e12
     assert PEAK_FLOPS["NVIDIA H100 80GB HBM3"] == CHIPS["h100"].flops
