@@ -9,7 +9,7 @@ Whether published CLIP sizes fit pods of 16 to 6,144 chips at batches of 32,768 
 what `clip-jax plan` finds by compiling the real training step ahead of time with the TPU compiler. **No step was run on these
 chips.** Memory and collectives are the compiler's own program; times are predicted from it, as `clip_jax/plan/times.py` says:
 the compiler's estimate of its cycles over the chip's clock, plus collectives that run beside no other work, at published
-bandwidths. The bound takes products, memory and wire as perfectly overlapped at their published peaks.
+bandwidths. The bound takes products, memory and the busiest links as perfectly overlapped, at their published peaks.
 
 Written by `make scale`, which goes on where it was stopped; all figures: [scale.json](scale.json).
 
