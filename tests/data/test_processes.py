@@ -13,6 +13,7 @@ from clip_jax.data.source import Source
 from clip_jax.data.webdataset import WebDataset
 from clip_jax.tokenizer import Tokenizer
 from tests.data.tars import open_shards, write_shards
+from tests.data.test_pipeline import assert_same
 
 TARGET = Target(image_size=8, tokenizer=Tokenizer(8))
 THREADS = ReadConfig(workers=0)
@@ -42,14 +43,6 @@ def read(source: Source, steps: int, processes: int = 1, *, start_step: int = 0)
         {name: np.concatenate([share[step][name] for share in shares]) for name in shares[0][step]}
         for step in range(steps)
     ]
-
-
-def assert_same(one: list[dict[str, np.ndarray]], other: list[dict[str, np.ndarray]]) -> None:
-    assert len(one) == len(other)
-    for left, right in zip(one, other, strict=True):
-        assert left.keys() == right.keys()
-        for name in left:
-            np.testing.assert_array_equal(left[name], right[name], err_msg=name)
 
 
 @pytest.fixture(params=SHARDS.values(), ids=SHARDS.keys())
