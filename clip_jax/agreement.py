@@ -1,10 +1,10 @@
 """Processes say to each other what failed before any goes on: by JAX's key-value store, since devices may stand anywhere."""
 
 import itertools
-from typing import Any
 
 import jax
-from jax._src import distributed  # the key-value store has no public name
+
+from clip_jax import coordination
 
 _rounds = itertools.count()  # the same on all processes, which ask the same questions in the same order
 
@@ -19,7 +19,7 @@ def failure_of_any(own: str, *, patience: float = 1200.0) -> str:
     number = jax.process_count()
     if number == 1:
         return own
-    client: Any = distributed.global_state.client
+    client = coordination.client()
     folder = f"clip_jax/failures/{next(_rounds)}/"
     if own:
         client.key_value_set(f"{folder}{jax.process_index()}", own)

@@ -49,7 +49,7 @@ class Clock:
         if self._ticks:
             weight = max(1 / self._ticks, 0.02)
             self._seconds += weight * (seconds - self._seconds)
-            self.wait_share += weight * (min(self._waited / seconds, 1.0) - self.wait_share)
+            self.wait_share += weight * (self._waited / seconds - self.wait_share)
             self._steps.append(seconds)
             self._useful += seconds
         self._last, self._waited = now, 0.0

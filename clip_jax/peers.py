@@ -16,10 +16,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import jax
-from jax._src import distributed  # the key-value store has no public name
+
+from clip_jax import coordination
 
 LOST = 75  # exit code of a process that ends because of another one; EX_TEMPFAIL: the same command may succeed now
 _BEAT = 2.0  # seconds
@@ -39,7 +39,7 @@ def watched(advice: Callable[[], str] = lambda: "start the same command again") 
     if jax.process_count() == 1:
         yield
         return
-    watch = _Watch(distributed.global_state, advice)
+    watch = _Watch(advice)
     try:
         yield
     except BaseException as error:
@@ -91,10 +91,9 @@ def named(processes: list[int], number: int, did: str = "") -> str:
 
 
 class _Watch:
-    def __init__(self, runtime: Any, advice: Callable[[], str]):
-        self._client, self._advice = runtime.client, advice
-        host, port = runtime.coordinator_address.rsplit(":", 1)
-        self._coordinator = (host.strip("[]"), int(port))
+    def __init__(self, advice: Callable[[], str]):
+        self._client, self._coordinator = coordination.client(), coordination.address()
+        self._advice = advice
         self._own, self._number = jax.process_index(), jax.process_count()
         self._judge = Judge(self._number, time.monotonic())
         self._closed, self._judged = threading.Event(), threading.Event()

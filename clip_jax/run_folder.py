@@ -95,7 +95,7 @@ class Records:
         self.useful_seconds = 0.0
         if not self._first:
             self._timing = [JsonlWriter(workdir / f"timing.{process}.jsonl", start)]
-        if self._first:
+        else:
             shared: list[Writer] = [TensorBoardWriter(workdir / "tensorboard", start)]
             if wandb:
                 shared.append(WandbWriter(wandb, workdir))

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from clip_jax import sharding, tree
 from clip_jax.accumulate import cut_rows, joined_rows
+from clip_jax.data import files
 from clip_jax.data.centroids import class_centroids, first_samples
 from clip_jax.data.source import Source
 from clip_jax.data.taught import Taught, check_generated
@@ -119,7 +119,7 @@ class Filling:
         self._stored: dict[str, dict[str, jax.Array]] = {}
         for name, store in teachers.taught.stores.items():
             own = store.manifest.teacher
-            manifest = hashlib.blake2b((store.folder / MANIFEST).read_bytes(), digest_size=16).hexdigest()
+            manifest = files.digest(str(store.folder / MANIFEST))
             self.identities[name] = {"weights": own.weights_hash, "manifest": manifest}
             constants = {"scale": np.exp(np.float32(own.logit_scale)), "bias": np.float32(own.logit_bias)}
             self._stored[name] = jax.device_put(constants, whole)

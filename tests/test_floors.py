@@ -34,9 +34,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "durable",
             "typed",
             "preemption",
-            "agreement",
+            "coordination",
             "proof",
-            "peers",
             "state",
             "teachers",
         ),
@@ -54,6 +53,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("losses.collect", "losses.reductions", "losses.sizes", "models.heads", "clock", "profiling"),
         *("plan.chips", "plan.hlo", "plan.products"),
     ),
+    ("agreement", "peers"),  # of processes
     (  # placement, losses, optimizers, checkpoints, single sources
         *("tokenizer_file", "sharding", "optim", "checkpoint", "recovery", "interop.rules", "losses.logits"),
         *("writers", "data.teacher_shards", "plan.collectives", "plan.traffic", "cli.start"),

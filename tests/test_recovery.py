@@ -100,6 +100,10 @@ def test_what_a_spike_is() -> None:
     even = jnp.asarray(unit * np.full((2, recovery.WINDOW), 2.0), jnp.float32)
     assert spiked(even, 2.1, 2.1) == [], "even values are no reason to be strict"
     assert spiked(even, 2.3, 2.3) == ["loss", "grad_norm"]
+    # Half of them 1, half 3: the median is 2, all lie 1 from it, and 1 / 0.67449 is the standard deviation of a normal
+    # distribution of which half lies within 1.
+    wide = jnp.asarray(unit * np.resize([1.0, 3.0], (2, recovery.WINDOW)), jnp.float32)
+    assert spiked(wide, 2 + 0.999 * 10 / 0.67449, 2 + 1.001 * 10 / 0.67449) == ["grad_norm"]
 
 
 def test_where_the_stream_stands() -> None:

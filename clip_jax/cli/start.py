@@ -54,11 +54,12 @@ def _patience(seconds: int, who: str) -> Iterator[None]:
     """A context that ends the process, after so many seconds inside: JAX's own way out names nobody, and dumps a stack."""
 
     def give_up() -> None:
-        words = (
-            f"{who} waited {seconds} s for the others, and not all came. Start all of them within --join_seconds; the "
+        print(
+            f"{who} waited {seconds} s for the others, and not all came. Start all of them within --join_seconds; the first "
+            "one's HOST:PORT must be within reach of each. The same command may succeed now",
+            file=sys.stderr,
+            flush=True,
         )
-        words += "first one's HOST:PORT must be within reach of each. The same command may succeed now"
-        print(words, file=sys.stderr, flush=True)
         os._exit(LOST)
 
     timer = threading.Timer(seconds, give_up)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from stat import S_ISDIR
 from typing import IO, Any
 
 import fsspec
@@ -34,12 +35,31 @@ def expand(given: str | Iterable[str]) -> list[str]:
 def stat(urls: list[str]) -> list[tuple[int, str]]:
     """(bytes, a text that changes with the content) of every file. Raises FileNotFoundError that counts the missing."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(_stat, urls))
+        found = list(pool.map(version, urls))
     missing = [url for url, entry in zip(urls, found, strict=True) if entry is None]
     if missing:
         more = ", ..." if len(missing) > 3 else ""
         raise FileNotFoundError(f"{len(missing)} of {len(urls)} files do not exist: {', '.join(missing[:3])}{more}")
     return [entry for entry in found if entry is not None]
+
+
+def version(url: str) -> tuple[int, str] | None:
+    """(bytes, a text that changes with the content) of a file, None where there is none. Raises ValueError for a folder."""
+    try:
+        if (path := _local(url)) is not None:
+            entry = os.stat(path)
+            if S_ISDIR(entry.st_mode):
+                raise ValueError(f"{url} is a folder; name its files, for example {url.rstrip('/')}/*")
+            return _told(entry)
+        system, path = fsspec.core.url_to_fs(url)
+        info = system.info(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if info["type"] == "directory":
+        raise ValueError(f"{url} is a folder; name its files, for example {url.rstrip('/')}/*")
+    if info["size"] is None:
+        raise ValueError(f"{url}: the server does not say how large it is; copy the file first")
+    return info["size"], next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
 
 
 def absolute(url: str) -> str:
@@ -51,13 +71,13 @@ def absolute(url: str) -> str:
 def exists(url: str) -> bool:
     """Whether there is such a file, and not a folder of that name."""
     try:
-        return _stat(url) is not None
+        return version(url) is not None
     except ValueError:
         return False
 
 
 def digest(url: str) -> str:
-    """blake2b of a file's bytes, in hex. Raises OSError."""
+    """blake2b over a whole file, 16 bytes in hex. Raises OSError."""
     found = hashlib.blake2b(digest_size=16)
     with open_stream(url) as stream:
         while block := stream.read(_BLOCK):
@@ -155,7 +175,7 @@ def _braces(text: str) -> list[str]:
 
 def _matches(pattern: str) -> list[str]:
     web = pattern.startswith(("http://", "https://"))  # where a question mark begins the query
-    if web or not glob.has_magic(pattern) or _stat(pattern) is not None:
+    if web or not glob.has_magic(pattern) or version(pattern) is not None:
         return [pattern]
     if (path := _local(pattern)) is not None:
         names = sorted(glob.glob(path, recursive=True))
@@ -169,21 +189,3 @@ def _matches(pattern: str) -> list[str]:
 
 def _told(entry: os.stat_result) -> tuple[int, str]:
     return entry.st_size, str(entry.st_mtime_ns)
-
-
-def _stat(url: str) -> tuple[int, str] | None:
-    try:
-        if (path := _local(url)) is not None:
-            entry = os.stat(path)
-            if os.path.isdir(path):
-                raise ValueError(f"{url} is a folder; name its files, for example {url.rstrip('/')}/*")
-            return _told(entry)
-        system, path = fsspec.core.url_to_fs(url)
-        info = system.info(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if info["type"] == "directory":
-        raise ValueError(f"{url} is a folder; name its files, for example {url.rstrip('/')}/*")
-    if info["size"] is None:
-        raise ValueError(f"{url}: the server does not say how large it is; copy the file first")
-    return info["size"], next((str(info[key]) for key in _VERSIONS if info.get(key)), "")

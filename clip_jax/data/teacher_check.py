@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from clip_jax.data import files
 from clip_jax.data.teacher_index import build_index
 from clip_jax.data.teacher_manifest import Manifest
 from clip_jax.data.teacher_shards import DTYPES, FileInfo, check_tensors, map_tensors
 from clip_jax.data.views import VIEW_NUMBERS
-from clip_jax.durable import checksum
 
 
 def check_file(folder: Path, manifest: Manifest, shard: FileInfo, *, verify: bool) -> None:
@@ -55,7 +55,7 @@ def _whole(path: Path, info: FileInfo, verify: bool) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{path} has {size:,} bytes, its manifest says {info.bytes:,}; it was cut or replaced: copy it again"
         )
-    if verify and (found := checksum(path)) != info.blake2b:
+    if verify and (found := files.digest(str(path))) != info.blake2b:
         raise ValueError(
             f"{path} is damaged: its checksum is {found}, its manifest says {info.blake2b}; copy it again, or remove it "
             "and run clip-jax embed again"

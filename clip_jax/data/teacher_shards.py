@@ -23,8 +23,9 @@ import ml_dtypes
 import numpy as np
 import pyarrow as pa
 
+from clip_jax.data import files
 from clip_jax.data.views import VIEW_NUMBERS
-from clip_jax.durable import checksum, write_durably
+from clip_jax.durable import write_durably
 
 DTYPES: dict[str, Any] = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
 # How far a row's norm may be from 1: the most that rounding can do, 2^-9 of each number in bf16.
@@ -99,7 +100,7 @@ def shard_info(path: str | Path, written: str = "") -> FileInfo:
     """
     path = Path(path)
     beside = path.with_suffix(CHECKSUM)
-    then, now = beside.read_text("ascii", "replace") if beside.is_file() else written, checksum(path)
+    then, now = beside.read_text("ascii", "replace") if beside.is_file() else written, files.digest(str(path))
     if now != then:
         raise ValueError(f"{path} is not as it was written: its checksum was {then or 'not kept'}, now it is {now}")
     return _info(path, map_tensors(path), now)

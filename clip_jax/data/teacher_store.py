@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.data import files
 from clip_jax.data.source import BadSample, Source
 from clip_jax.data.teacher_check import check_file, check_index
 from clip_jax.data.teacher_index import distinct_samples, places
@@ -160,16 +161,16 @@ class TeacherStore:
         """numbers: of shards; -1 is the index. A map of a file that was cut ends the process when it is read."""
         for number in numbers:
             path = self._files[number]
-            if (now := _state(path)) != self._states[number]:
+            if (now := files.version(path)) != self._versions[number]:
                 raise RuntimeError(
                     f"{path} {'has changed' if now else 'is gone'} since it was checked; put it back as it was, and start "
                     "the same command again"
                 )
 
     def _open_files(self):
-        files = self._files
-        self._shard = functools.lru_cache(_MAPPED_SHARDS)(lambda number: map_tensors(Path(files[number])))
-        self._index = functools.cache(lambda: map_tensors(Path(files[-1])))
+        paths = self._files
+        self._shard = functools.lru_cache(_MAPPED_SHARDS)(lambda number: map_tensors(Path(paths[number])))
+        self._index = functools.cache(lambda: map_tensors(Path(paths[-1])))
 
     def _check(self, *, verify: bool):
         said = time.monotonic()
@@ -182,7 +183,7 @@ class TeacherStore:
             )
         if extra := sorted(present - named):
             raise ValueError(f"{self.folder}: {extra[0]} is not in its manifest; remove it, or copy the store again")
-        self._states = [_state(path) for path in self._files]
+        self._versions = [files.version(path) for path in self._files]
         check: Callable[[Any], None] = functools.partial(check_file, self.folder, manifest, verify=verify)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for done, _ in enumerate(pool.map(check, manifest.shards), 1):
@@ -190,12 +191,3 @@ class TeacherStore:
                     said = time.monotonic()
                     _log.info("%s: %d of %d shards are checked", self.folder, done, len(manifest.shards))
         check_index(self.folder, manifest, verify=verify)
-
-
-def _state(path: str) -> tuple[int, int] | None:
-    """(bytes, ns of the last change) of a file, None where there is none."""
-    try:
-        entry = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return entry.st_size, entry.st_mtime_ns

@@ -27,10 +27,9 @@ class Chip:
     """flops: peak of dense bf16 products, FLOP/s. memory: HBM, bytes. bandwidth: of HBM, bytes/s. link: bytes/s one way, of
     one torus link of a TPU; of all NVLinks of a GPU. kinds: what jax.Device.device_kind calls it.
 
-    shapes: for TPUs, the slices that there are; of cubes, the largest of the usual ones. most: chips of the largest slice of
-    cubes, 0 where `shapes` are all. network: for GPUs, bytes/s one way
-    between nodes, a GPU. node: GPUs a node. clock: Hz of the units whose cycles the compiler counts, 0 where it follows from
-    no published figure. halves: JAX devices a chip.
+    shapes: for TPUs, the slices that there are; of cubes, the usual ones. most: chips of the largest slice of cubes, 0 where
+    `shapes` are all. network: for GPUs, bytes/s one way between nodes, a GPU. node: GPUs a node. clock: Hz of the units whose
+    cycles the compiler counts, 0 where it follows from no published figure. halves: JAX devices a chip.
     """
 
     flops: float
@@ -58,13 +57,14 @@ def _tpu(
     halves: int = 1,
 ) -> Chip:
     """Of TFLOP/s, GiB, GB/s, GB/s and GHz. most: chips of the largest slice in three dimensions; 0 for slices in two."""
-    usual = _FLAT if not most else tuple(shape for shape in _CUBES if _chips(shape) <= most)
+    usual = _FLAT if not most else tuple(shape for shape in _CUBES if math.prod(_lengths(shape)) <= most)
     rates = (peak * 1e12, memory * 2**30, bandwidth * 1e9, link * 1e9)
     return Chip(*rates, kinds, shapes=usual, most=most, clock=clock * 1e9, halves=halves)
 
 
-def _chips(shape: str) -> int:
-    return math.prod(map(int, shape.split("x")))
+def _lengths(shape: str) -> tuple[int, ...]:
+    """Chips along each axis of "16x16"."""
+    return tuple(map(int, shape.split("x")))
 
 
 def _gpu(peak: float, memory: float, bandwidth: float, link: float, kinds: tuple[str, ...], *, network: float) -> Chip:
@@ -154,7 +154,7 @@ def parse_pod(text: str) -> Pod:
         return Pod(name=name, shape=(int(shape),))
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", shape) or shape.count("x") != chip.shapes[0].count("x"):
         raise ValueError(f"--topology {text!r}: shapes of {name} are such as {', '.join(chip.shapes)}")
-    pod = Pod(name=name, shape=tuple(map(int, shape.split("x"))))
+    pod = Pod(name=name, shape=_lengths(shape))
     if shape not in chip.shapes and not _is_of_cubes(pod):
         rule = f" or A x B x C in ascending multiples of 4, of {chip.most:,} chips at most" if chip.most else ""
         raise ValueError(
@@ -171,6 +171,6 @@ def _is_of_cubes(pod: Pod) -> bool:
 
 def nearest_shapes(pod: Pod) -> str:
     """Usual pods of this chip, nearest in size first: "v5e:8x16, v5e:16x16, v5e:8x8"."""
-    sizes = {shape: _chips(shape) for shape in pod.chip.shapes}
+    sizes = {shape: math.prod(_lengths(shape)) for shape in pod.chip.shapes}
     order = sorted(sizes, key=lambda shape: abs(math.log(sizes[shape] / pod.size)))
     return ", ".join(f"{pod.name}:{shape}" for shape in order[:3])

@@ -1,9 +1,7 @@
 """Evaluating and embedding on several processes of which one is killed: the others say which, and end."""
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 from clip_jax.peers import LOST
 from tests.cli.test_embed import CONFIG
 from tests.cli.test_lost_processes import free_address
-from tests.cli.test_runs import ROOT, finish, start
+from tests.cli.test_runs import finish, run, start
 from tests.small_teacher import write_teacher
 
 pytestmark = pytest.mark.slow
@@ -35,10 +33,8 @@ main()
 
 def pair(victim: int, place: dict[str, str], arguments: list[str]) -> list[subprocess.Popen[str]]:
     address, script = free_address(), DYING.format(victim=victim, **place)
-    common = [sys.executable, "-c", script, *arguments, "--distributed", address, "--processes", "2", "--process"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return [subprocess.Popen([*common, str(number)], cwd=ROOT, env=environment, **pipes) for number in range(2)]
+    common = ("-c", script, *arguments, "--distributed", address, "--processes", "2", "--process")
+    return [run(*common, str(number)) for number in range(2)]
 
 
 def assert_the_other_says_so(processes: list[subprocess.Popen[str]], victim: int, advice: str) -> None:

@@ -19,11 +19,17 @@ CONFIG = "tests/small_config.py"
 METRICS = "metrics.jsonl"
 
 
-def start(workdir: Path, *more: str, command: tuple[str, ...] = ("-m", "clip_jax", "train")) -> subprocess.Popen[str]:
+def start(
+    workdir: Path, *more: str, config: str = CONFIG, command: tuple[str, ...] = ("-m", "clip_jax", "train")
+) -> subprocess.Popen[str]:
+    return run(*command, "--config", config, "--workdir", str(workdir), *more)
+
+
+def run(*arguments: str) -> subprocess.Popen[str]:
+    """Python with these arguments, on one device."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    arguments = ["--config", CONFIG, "--workdir", str(workdir), *more]
     return subprocess.Popen(
-        [sys.executable, *command, *arguments],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
