@@ -20,7 +20,11 @@ from clip_jax.proof import Damaged, check_fingerprints, fingerprints_of, names_o
 from clip_jax.state import TrainState
 
 _log = logging.getLogger(__name__)
-_ITEMS = ("params", "ema", "rest", "recent", "proof")
+_ARRAYS = ("params", "ema", "rest", "recent")
+_ITEMS = (*_ARRAYS, "proof")
+# What several devices hold they write in parts, each its own, where parts are at least so many bytes: cutting a part out
+# takes a program for each shape and device, which small arrays are not worth.
+_LEAST_PART = 1 << 20
 _TO_BEGIN = 300.0  # seconds: a process that cannot even begin a save may have left the others in the midst of it
 
 
@@ -61,7 +65,13 @@ class Checkpoints:
             read_only=self._read_only,
             cleanup_tmp_directories=not self._read_only,  # what a killed run had half written
         )
-        return ocp.CheckpointManager(self._folder.absolute(), item_names=_ITEMS, options=options)
+        whole = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_PART)
+        registry = ocp.type_handlers.create_type_handler_registry((jax.Array, whole))
+        handlers: dict[str, Any] = {
+            name: ocp.PyTreeCheckpointHandler(type_handler_registry=registry) for name in _ARRAYS
+        }
+        handlers["proof"] = ocp.JsonCheckpointHandler()
+        return ocp.CheckpointManager(self._folder.absolute(), item_handlers=handlers, options=options)
 
     def steps(self) -> list[int]:
         """Steps that have a complete checkpoint, oldest first."""
@@ -78,11 +88,11 @@ class Checkpoints:
         """
         rest = _rest(state)
         recent = {"values": state.recent}
-        items: dict[str, Any] = {"params": ocp.args.StandardSave(state.params), "rest": ocp.args.StandardSave(rest)}
+        items: dict[str, Any] = {"params": ocp.args.PyTreeSave(state.params), "rest": ocp.args.PyTreeSave(rest)}
         if state.ema is not None:
-            items["ema"] = ocp.args.StandardSave(state.ema)
+            items["ema"] = ocp.args.PyTreeSave(state.ema)
         if state.recent is not None:
-            items["recent"] = ocp.args.StandardSave(recent)
+            items["recent"] = ocp.args.PyTreeSave(recent)
         parts = {"params": state.params, "ema": state.ema, "recent": recent, "rest": rest}
         proof = proof_of(parts)
         figure = {self._config.best: metrics[self._config.best]} if self._config.best in metrics else None

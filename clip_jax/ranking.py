@@ -5,7 +5,6 @@ list does not hold are unknown to it but for this: they come after those it hold
 """
 
 import numpy as np
-from scipy.stats import hypergeom
 
 
 def top_lists(scores: np.ndarray, k: int) -> np.ndarray:
@@ -62,6 +61,8 @@ def chance_kendall(k: int, items: int) -> float:
 
     With m items in common all pairs cancel out but the (k - m)^2 of an item only one list holds with one only the other holds.
     """
+    from scipy.stats import hypergeom  # a second of importing, for this alone
+
     common = np.arange(max(0, 2 * k - items), k + 1)
     alone, union = k - common, 2 * k - common
     untied = union * (union - 1) / 2 - alone * (alone - 1) / 2

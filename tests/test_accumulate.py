@@ -42,7 +42,10 @@ def plain(model: CLIPConfig, parts: int, mesh: MeshConfig, batch_size: int = 64)
     return Plan(TrainConfig(model=model, batch_size=batch_size, accumulate=parts, mesh=mesh, optim=optim))
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(data=2, fsdp=4, fsdp_min_size=512)], ids=["data", "fsdp"])
+FSDP = MeshConfig(data=2, fsdp=4, fsdp_min_size=512)
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(), pytest.param(FSDP, marks=pytest.mark.slow)], ids=["data", "fsdp"])
 def test_parts_give_the_gradient_of_the_whole(small: CLIPConfig, mesh: MeshConfig) -> None:
     small = with_towers(small, vision={"patch_dropout": 0.5})  # at random, and the same for each number of parts
     batch = random_batch(small, 64, seed=0)
@@ -64,8 +67,7 @@ def test_memory_is_that_of_a_part(small: CLIPConfig) -> None:
         compiled = plan.step.lower(plan.state, plan.batch()).compile(QUICK_COMPILE)
         return compiled.memory_analysis().temp_size_in_bytes
 
-    once, parts, whole = temporaries(128, 1), temporaries(1024, 8), temporaries(1024, 1)
-    assert parts < 2 * once < whole / 3
+    assert temporaries(1024, 8) < 2 * temporaries(128, 1)
 
 
 def test_parts_must_divide_and_batch_norms_must_stand_still(small: CLIPConfig) -> None:

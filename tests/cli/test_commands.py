@@ -1,6 +1,5 @@
 """What people type, and what they are told when it cannot work."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -132,17 +131,14 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
-def test_every_config_builds_and_is_short(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_config_builds_and_is_short(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "200")
     assert len(file.read_text().splitlines()) <= 60
-    done = subprocess.run(
-        [sys.executable, "-m", "clip_jax", "train", "--config", str(file), "--dry_run"],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "", "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    assert run(monkeypatch, "train", "--config", str(file), "--dry_run") == 0
+    shown = capsys.readouterr().out
     for expected in (
         "Parameters",
         "visual/blocks/attn/qkv/kernel",
@@ -151,7 +147,7 @@ def test_every_config_builds_and_is_short(file: Path, monkeypatch: pytest.Monkey
         "Schedule",
         "learning rate",
     ):
-        assert expected in done.stdout
+        assert expected in shown
 
 
 def test_config_dict_round_trip() -> None:

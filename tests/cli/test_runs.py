@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,16 +56,25 @@ def wait_for_lines(process: subprocess.Popen[str], workdir: Path, number: int) -
         time.sleep(0.01)
 
 
-@pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    output = finish(start(folder))
-    assert "finished at step 12 of 12" in output
-    return (folder / METRICS).read_bytes()
+    assert "finished at step 12 of 12" in finish(start(folder))
+    return folder
 
 
-def test_killed_again_and_again_the_run_ends_as_if_nothing_had_happened(uninterrupted: bytes, tmp_path: Path) -> None:
-    for reached in (2, 6, 9):
+@pytest.fixture(scope="module")
+def uninterrupted(whole: Path) -> bytes:
+    """Its metrics."""
+    return (whole / METRICS).read_bytes()
+
+
+@pytest.mark.parametrize("kills", [(6,), pytest.param((2, 6, 9), marks=pytest.mark.slow)], ids=["once", "three times"])
+def test_killed_again_and_again_the_run_ends_as_if_nothing_had_happened(
+    kills: tuple[int, ...], uninterrupted: bytes, tmp_path: Path
+) -> None:
+    for reached in kills:
         process = start(tmp_path)
         wait_for_lines(process, tmp_path, reached)
         process.kill()
@@ -101,18 +111,24 @@ def test_two_processes_train_as_one_and_are_stopped_together(uninterrupted: byte
     assert [json.loads(row)["step"] for row in ours.splitlines()] == [
         json.loads(row)["step"] for row in uninterrupted.splitlines()
     ]
-    evaluated = subprocess.run(
-        [sys.executable, *launcher[:-1], "--command", "evaluate", "--", str(tmp_path)],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert evaluated.returncode == 0, evaluated.stdout
-    assert evaluated.stdout.count("chance") == 2  # one header, on process 0 only: "chance %" and "x chance"
-    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
-    figure = evaluation["evaluations"]["val"]["figures"]["text_to_image_r1"]["value"]
-    assert figure == pytest.approx(json.loads(ours.splitlines()[-1])["val/text_to_image_r1"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(whole: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    said = finish(run("launch/local.py", "--processes", "2", "--command", "evaluate", "--", str(folder)))
+    assert said.count("chance") == 2  # one header, on process 0 only: "chance %" and "x chance"
+    assert figure_of(folder)["value"] == pytest.approx(last_row(folder)["val/text_to_image_r1"], rel=1e-6)
+
+
+def figure_of(folder: Path) -> dict[str, float]:
+    """Text to image R@1 of its evaluation."""
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    return evaluation["evaluations"]["val"]["figures"]["text_to_image_r1"]
+
+
+def last_row(folder: Path) -> dict[str, float]:
+    return json.loads((folder / METRICS).read_text().splitlines()[-1])
 
 
 def test_ctrl_c_on_several_processes_is_a_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,23 +147,11 @@ def test_ctrl_c_on_several_processes_is_a_sigterm(monkeypatch: pytest.MonkeyPatc
             signal.signal(number, handler)
 
 
-def test_evaluate_and_report_of_a_run(uninterrupted: bytes, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    finish(start(folder))
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+def test_evaluate_and_report_of_a_run(whole: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
     for command in ("evaluate", "report"):
-        done = subprocess.run(
-            [sys.executable, "-m", "clip_jax", command, str(folder)],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "chance" in done.stdout
-    evaluation = json.loads((folder / "evaluation.json").read_text())
-    figure = evaluation["evaluations"]["val"]["figures"]["text_to_image_r1"]
-    last = json.loads(uninterrupted.splitlines()[-1])
-    assert figure["value"] == last["val/text_to_image_r1"]
+        assert "chance" in finish(run("-m", "clip_jax", command, str(folder)))
+    figure = figure_of(folder)
+    assert figure["value"] == last_row(folder)["val/text_to_image_r1"]
     assert 0 < figure["chance"] < 0.1
     assert (folder / "report.html").stat().st_size > 10_000
