@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clip_jax.checkpoint import CheckpointConfig, Checkpoints
 from clip_jax.state import TrainState, new_state
@@ -74,3 +75,31 @@ def test_a_proof_of_before_there_were_checksums(written: Path, tmp_path: Path) -
     assert proof.pop("checksum")
     (folder / PROOF).write_text(json.dumps(proof))
     assert restored(folder) == 2
+
+
+def test_arrays_that_devices_share_are_cut_where_that_is_worth_a_program(mesh8: Mesh, tmp_path: Path) -> None:
+    """Sizes occur nowhere else, so that no program was compiled before."""
+    replicated = NamedSharding(mesh8, PartitionSpec())
+
+    def programs(name: str, rows: int) -> int:
+        """How many a save of four arrays of so many rows compiles."""
+        arrays = {str(number): jnp.ones((rows + 8 * number, 13)) for number in range(4)}
+        state = new_state({"visual": arrays}, optax.identity(), ema=False)
+        state = jax.device_put(state, replicated)
+        compiled: list[str] = []
+
+        def count(event: str, _: float, **more: object) -> None:
+            compiled.append(event) if event.endswith("backend_compile_duration") else None
+
+        jax.monitoring.register_event_duration_secs_listener(count)
+        try:
+            for checkpoints in opened(tmp_path / name):
+                checkpoints.save(state, {})
+                checkpoints.wait()
+        finally:
+            jax.monitoring.unregister_event_duration_listener(count)
+        return len(compiled)
+
+    fingerprints = 1
+    assert programs("small", 1024) <= fingerprints
+    assert programs("large", 162_000) > 4  # 52 bytes a row, over eight devices
