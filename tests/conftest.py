@@ -1,18 +1,23 @@
 """Eight virtual CPU devices, strict promotion, and the small model that most tests share."""
 
+import contextlib
 import dataclasses
 import os
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 # One compile cache a test run, shared by all workers and subprocesses: most time would go into compiling the same again.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="clip_jax_compiled_"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# XLA's pool has a thread a device, and a collective that waits for other devices keeps one: where a device waits in two of
+# them, another finds no thread to come with, and all wait for ever.
+os.environ.setdefault("PJRT_NPROC", "64")
 # On a busy machine one of eight devices may have to wait for a core: XLA's own 40 seconds end the process.
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
-    "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+    "--xla_cpu_collective_call_terminate_timeout_seconds=240"
 )
 
 import jax
@@ -20,6 +25,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from clip_jax import train as train_module
 from clip_jax.experiment import Plan, TrainConfig
 from clip_jax.models.clip import CLIPConfig, init_params
 from clip_jax.models.text import TextConfig
@@ -107,6 +113,23 @@ def plan_for(model: CLIPConfig, mesh: MeshConfig, devices: int) -> Plan:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda: first)
         return Plan(config)
+
+
+@contextlib.contextmanager
+def plans_made_once() -> Iterator[None]:
+    """In it, `train` traces and compiles each configuration once, however often it is started; for as long as nothing that
+    a step is made of is patched."""
+    made: dict[str, Plan] = {}
+
+    def plan(config: TrainConfig, *offers: Any) -> Plan:
+        key = repr((config, offers))
+        if key not in made:
+            made[key] = Plan(config, *offers)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "Plan", plan)
+        yield
 
 
 def compiled_step(plan: Plan) -> Any:

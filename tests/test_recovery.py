@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from clip_jax.recovery import JUDGED, RecoveryConfig, spikes
 from clip_jax.rewinds import Rewind, batch_of, next_jump, read_rewinds
 from clip_jax.train import train
 from tests import small_config
+from tests.conftest import plans_made_once
 
 SPIKE = 200.0  # what the loss of a bad batch is multiplied by, and its gradient with it
 
@@ -67,8 +69,9 @@ class Batches:
 
 
 @pytest.fixture
-def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
-    return Batches(monkeypatch)
+def batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Batches]:
+    with plans_made_once():
+        yield Batches(monkeypatch)
 
 
 def with_policy(config: TrainConfig, spike: Any, **more: Any) -> TrainConfig:
@@ -146,6 +149,7 @@ def test_a_spike_is_left_out_and_counted(loss_too: bool, config: TrainConfig, ba
     assert rows(tmp_path / "parts") == found, "a resumed run remembers what it judges by"
 
 
+@pytest.mark.slow
 def test_an_outlying_gradient_is_left_out_and_nothing_gone_back_behind(
     config: TrainConfig, batches: Batches, tmp_path: Path
 ) -> None:

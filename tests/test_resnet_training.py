@@ -167,6 +167,7 @@ def finished(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(finished: Path, config: TrainConfig, tmp_path: Path):
     assert not train(config, tmp_path, stop=lambda step: step == 3).complete
     assert train(config, tmp_path).complete

@@ -9,7 +9,7 @@ import random
 import shutil
 import subprocess
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -35,8 +35,15 @@ from clip_jax.sharding import MeshConfig
 from clip_jax.teachers import Offer
 from clip_jax.train import train
 from tests import small_config
+from tests.conftest import plans_made_once
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once() -> Iterator[None]:
+    with plans_made_once():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +85,7 @@ def test_every_step_and_every_evaluation_is_written(finished: Path, config: Trai
     assert list((finished / "tensorboard").iterdir())
 
 
-@pytest.mark.parametrize("stops", [(5,), (1, 2, 11)])
+@pytest.mark.parametrize("stops", [(5,), pytest.param((1, 2, 11), marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_bit_for_bit(
     finished: Path, config: TrainConfig, tmp_path: Path, stops: tuple[int, ...]
 ) -> None:
@@ -326,7 +333,7 @@ def test_metrics_survive_a_kill_while_they_are_cut(
     assert (folder / run_folder.METRICS).read_bytes() == before
 
 
-@pytest.mark.parametrize("change", [{"ema_decay": 0.0}, {"name": "lion"}])
+@pytest.mark.parametrize("change", [{"ema_decay": 0.0}, pytest.param({"name": "lion"}, marks=pytest.mark.slow)])
 def test_a_resume_that_cannot_fit_says_so_and_changes_nothing(
     finished: Path, config: TrainConfig, tmp_path: Path, change: dict
 ) -> None:
@@ -339,6 +346,7 @@ def test_a_resume_that_cannot_fit_says_so_and_changes_nothing(
     assert not (tmp_path / "damaged").exists()
 
 
+@pytest.mark.slow
 def test_how_the_model_runs_may_change_on_resume(config: TrainConfig, tmp_path: Path) -> None:
     train(config, tmp_path, stop=lambda step: step == 2)
     running = dataclasses.replace(config.model.running, remat="block")

@@ -61,7 +61,9 @@ def main() -> None:
 def _in_child(where: str, loss: str) -> Any:
     command = [sys.executable, "-m", "tests.bench.loss_memory", "--row", where, loss]
     pod = parse_pod("h100:8" if where == RUN else where)  # whose environment is eight virtual CPU devices
-    return json.loads(subprocess.run(command, env=environment(pod), check=True, stdout=subprocess.PIPE).stdout)
+    return json.loads(
+        subprocess.run(command, env=environment(pod) | {"PJRT_NPROC": "64"}, check=True, stdout=subprocess.PIPE).stdout
+    )
 
 
 def _loss_and_gradients(loss: str, devices: Any) -> Any:

@@ -83,6 +83,7 @@ def test_killed_again_and_again_the_run_ends_as_if_nothing_had_happened(
     assert (tmp_path / METRICS).read_bytes() == uninterrupted
 
 
+@pytest.mark.slow  # as the two processes below are
 def test_sigterm_saves_and_exits_0(uninterrupted: bytes, tmp_path: Path) -> None:
     process = start(tmp_path)
     wait_for_lines(process, tmp_path, 2)
