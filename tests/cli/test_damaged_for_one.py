@@ -13,7 +13,7 @@ from tests.cli.test_lost_processes import group
 
 pytestmark = pytest.mark.slow
 ZSTD = bytes.fromhex("28b52ffd")  # begins each frame
-SETTINGS = ("--config.mesh.fsdp=2", "--config.eval_every=0", "--config.evals={}")
+SETTINGS = ("--config.mesh.fsdp=2", "--config.mesh.fsdp_min_size=0", "--config.eval_every=0", "--config.evals={}")
 
 # Trains; on process 1 alone the first save, complete as it is, seems to have failed.
 FAILING = """
