@@ -63,11 +63,12 @@ class Job:
         self.wait(lambda: max(self.steps(), default=0) >= before + steps)
 
     def wait_for_restart(self, number: int) -> None:
-        """Slurm waits two minutes before it starts a requeued job again; this does not."""
+        """Slurm waits two minutes before it starts a requeued job again; this waits three seconds, as a start in the second
+        in which the job ended is refused (its credential is revoked to the second)."""
         self.wait(lambda: self.state()["Restarts"] == str(number))
         self.wait(lambda: self.state()["JobState"] in ("PENDING", "RUNNING"))
         if self.state()["JobState"] == "PENDING":
-            self.run("scontrol", "update", f"jobid={self.number}", "starttime=now")
+            self.run("scontrol", "update", f"jobid={self.number}", "starttime=now+3")
         self.wait(lambda: self.log.read_text().count("slurm: start") == number + 1)
 
 
