@@ -1,13 +1,14 @@
 """What `clip-jax plan` says of published sizes on 16 to 6,144 chips: `make scale` writes docs/scale.json and docs/scale.md.
 
-Each row compiles one training step for a pod that is not there: five to thirteen minutes of one core. It goes on where it was
-stopped, and compiles rows of other versions of JAX or its compiler again. --only TEXT: rows whose name holds it. --most N: no
-more than N rows. --page: only the page, from what is there.
+Each row compiles one training step for a pod that is not there: one to five minutes of a core. It goes on where it was
+stopped, compiles rows of other versions of JAX or its compiler again, and forgets rows that the grid no longer has. --only
+TEXT: rows whose name holds it. --most N: no more than N rows. --page: only the page, from what is there.
 """
 
 import argparse
 import dataclasses
 import json
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ TEACHER = Offer(embed_dim=1280)  # ViT-bigG-14's embeddings, stored
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """pairs: a chip. part: of them, embedded at a time. distilled: crd and fd against a store, beside info_nce."""
+    """pairs: a chip. part: how many of them are embedded at a time. distilled: crd and fd against a store, beside info_nce."""
 
     model: str
     topology: str
@@ -67,24 +68,28 @@ class Row:
         )
 
 
-# model, (topology, pairs a chip) of each row, part, fsdp. A line is one model at one batch a chip on growing pods; the last
-# v5p row is the largest slice at about the same batch as the one before.
+# model, (topology, pairs a chip) of each row, the largest part, fsdp. A line is one model at one batch a chip on growing pods;
+# the last v5p row is the largest slice at about the same batch as the one before: so few pairs a chip are embedded at once.
+# Large parts need more memory and send less, for fsdp gathers weights in each: L-14's would need 17.8 GB of 17.2 at 256.
 _V5E = (("v5e:4x4", 2048), ("v5e:8x8", 2048), ("v5e:16x16", 2048))
 _V5P = (("v5p:4x4x4", 512), ("v5p:8x8x8", 512), ("v5p:8x16x16", 512), ("v5p:16x16x24", 160))
 _LINES = (
     ("ViT-B-32", _V5E, 512, 1),
     ("ViT-B-16", _V5E, 256, 1),
-    ("ViT-L-14", _V5E, 64, 16),
-    ("ViT-H-14", _V5P, 32, 8),
-    ("ViT-g-14", _V5P, 32, 8),
-    ("ViT-bigG-14", _V5P, 32, 16),
+    ("ViT-L-14", _V5E, 128, 4),
+    ("ViT-H-14", _V5P, 256, 8),
+    ("ViT-g-14", _V5P, 256, 8),
+    ("ViT-bigG-14", _V5P, 256, 16),
 )
 
 
 def rows() -> list[Row]:
     """The grid, in the order it is worked through: both ends of each line first, then distillation, then what is between."""
     lines = [
-        [Row(model=model, topology=topology, pairs=pairs, part=part, fsdp=fsdp) for topology, pairs in places]
+        [
+            Row(model=model, topology=topology, pairs=pairs, part=min(part, pairs), fsdp=fsdp)
+            for topology, pairs in places
+        ]
         for model, places, part, fsdp in _LINES
     ]
     ends = [row for line in lines for row in (line[0], line[2])]
@@ -133,7 +138,9 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=10**6)
     parser.add_argument("--page", action="store_true")
     given, console = parser.parse_args(), Console(soft_wrap=True)
+    names = {row.name for row in rows()}
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found = {name: known for name, known in found.items() if name in names}
     todo = [] if given.page else [row for row in rows() if given.only in row.name]
     left = [row for row in todo if row.name not in found or found[row.name]["versions"] != versions()]
     for row in left[: given.most]:
@@ -141,8 +148,12 @@ def main() -> None:
         known = found[row.name]
         verdict = "fits" if known["fits"] else "does not fit"
         console.print(f"{row.name}: {known['total'] / 1e9:.1f} GB, {verdict}, {known['compiled']['seconds']:.0f} s")
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-        PAGE.write_text(page([(row.name, dataclasses.asdict(row)) for row in rows()], found))
+        _write(found)
+    _write(found)
+
+
+def _write(found: Mapping[str, Any]) -> None:
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     PAGE.write_text(page([(row.name, dataclasses.asdict(row)) for row in rows()], found))
 
 

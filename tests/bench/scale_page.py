@@ -14,7 +14,8 @@ bandwidths. The bound takes products, memory and the busiest links as perfectly 
 Written by `make scale`, which goes on where it was stopped; all figures: [scale.json](scale.json).
 
 Every row: bf16, blocks recomputed (`model.running.remat="block"`), the ring loss (`objective.form="ring"`), the batch of a
-chip embedded in parts (`accumulate`), adamw. "Distilled" adds `crd` and `fd` against stored embeddings of size 1,280.
+chip embedded in parts of so many pairs (`accumulate`), adamw. "Distilled" adds `crd` and `fd` against stored embeddings of
+size 1,280.
 """
 
 _CHOOSING = """## Choosing a mesh
@@ -70,7 +71,8 @@ def _meaning(distilled: bool) -> list[str]:
         return ["Efficiency: pairs/s a chip over those of pretraining the same model on the same pod.", ""]
     return [
         "Efficiency (weak scaling): pairs/s a chip over those of the smallest pod of the same model that was compiled, at the",
-        "same pairs a chip; on 6,144 chips the batch a chip is smaller, so that the whole stays near 1M.",
+        "same pairs a chip. On 6,144 chips the batch a chip is smaller, so that the whole stays near 1M, and embedded at once:",
+        "without the second forward pass that parts take, a chip may do more pairs a second than on the smallest pod.",
         "",
     ]
 
