@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from clip_jax.data.digits import DigitsConfig
+from clip_jax.evals.linear_probe import LinearProbeConfig
 from clip_jax.evals.zero_shot import ZeroShotConfig
 from configs.base import get_config as base
 from configs.base import part
@@ -17,5 +18,8 @@ def get_config(model: str = "tiny") -> ConfigDict:
     config.source = part(DigitsConfig())
     config.read.workers = 0
     config.optim.warmup_steps = 50
-    config.evals = {"digits": part(ZeroShotConfig(source=DigitsConfig(), templates=("a handwritten {}",)))}
+    config.evals = {
+        "digits": part(ZeroShotConfig(source=DigitsConfig(), templates=("a handwritten {}",))),
+        "probe": part(LinearProbeConfig(source=DigitsConfig())),
+    }
     return config

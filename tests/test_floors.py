@@ -49,7 +49,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "data.views",
             "data.clip_retrieval_files",
         ),
-        *("evals.prompts", "interop.proof.outputs", "interop.proof.reference_math"),
+        *("evals.prompts", "evals.logistic", "interop.proof.outputs", "interop.proof.reference_math"),
         *("losses.collect", "losses.reductions", "losses.sizes", "models.heads", "clock", "profiling"),
         *("plan.chips", "plan.hlo", "plan.products"),
     ),
@@ -135,7 +135,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("step", "objective_check", "interop.layouts.huggingface", "interop.layouts.big_vision"),
     ("evals.protocol", "evals.speed"),
-    ("evals.retrieval", "evals.zero_shot", "evals.showcase", "evals.agreement", "evals.colors"),  # one protocol a file
+    (
+        "evals.retrieval",
+        "evals.zero_shot",
+        "evals.linear_probe",
+        "evals.showcase",
+        "evals.agreement",
+        "evals.colors",
+    ),  # one protocol a file
     ("evals.suite",),
     ("experiment", "plain"),
     (

@@ -17,6 +17,7 @@ from clip_jax.data.webdataset import WebDatasetConfig
 from clip_jax.evals import suite
 from clip_jax.evals.agreement import AgreementConfig
 from clip_jax.evals.colors import ColorsConfig
+from clip_jax.evals.linear_probe import LinearProbeConfig
 from clip_jax.evals.retrieval import RetrievalConfig
 from clip_jax.evals.showcase import ShowcaseConfig
 from clip_jax.evals.zero_shot import ZeroShotConfig
@@ -44,6 +45,7 @@ MIXTURE = MixtureConfig(
 EVALS = {
     "val": RetrievalConfig(source=SOURCES[4], limit=5, first_caption=True),
     "digits": ZeroShotConfig(source=SOURCES[5], classes=("0", "1"), templates=("a {}", "the {}")),
+    "probe": LinearProbeConfig(source=SOURCES[3], test=SOURCES[0], validation_share=0.1),
     "like_teacher": AgreementConfig(teacher="runs/teacher", source=SOURCES[0], queries=("a bell",), top=10),
     "colors": ColorsConfig(teacher="runs/teacher", limit=90),
     "pictures": ShowcaseConfig(source=SOURCES[1], queries=("a red heart",)),
@@ -161,7 +163,7 @@ def test_what_is_refused(given, message):
         ({"evals": {"v": {"kind": "retreival"}}}, "config.evals.v.kind is 'retreival'.*did you mean 'retrieval'"),
         (
             {"evals": {"v": {"kind": "digits"}}},
-            "config.evals.v.kind is 'digits'; there are agreement, colors, retrieval",
+            "config.evals.v.kind is 'digits'; there are agreement, colors, linear_probe, retrieval",
         ),
     ],
     ids=str,

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from clip_jax.data.pipeline import Bad, Target, eval_items
 from clip_jax.data.source import Source
 from clip_jax.models.clip import CLIPConfig
-from clip_jax.models.towers import tower
+from clip_jax.models.towers import Output, tower
 from clip_jax.sharding import to_global
 from clip_jax.tokenizer_file import open_tokenizer
 
@@ -23,9 +23,9 @@ from clip_jax.tokenizer_file import open_tokenizer
 class Embedded:
     """A source's samples in the shared space; N samples that could be read, M captions.
 
-    image: unit-norm f32[N, E]. index: of each in the source, i64[N]. label: i64[N], -1 for none. caption: unit-norm
-    f32[M, E]. owner: row of `image` each caption belongs to, i64[M]. key: equal for equal captions, u64[M].
-    bad: samples that could not be read on this process; bad_count: on all processes.
+    image: unit-norm f32[N, E], or features f32[N, F]. index: of each in the source, i64[N]. label: i64[N], -1 for none.
+    caption: unit-norm f32[M, E]. owner: row of `image` each caption belongs to, i64[M]. key: equal for equal captions,
+    u64[M]. bad: samples that could not be read on this process; bad_count: on all processes.
     """
 
     image: np.ndarray
@@ -60,8 +60,15 @@ class Encoder:
         share = _share(len(texts))
         return self._texts(texts[share.start : share.stop])
 
+    def features(self, source: Source, *, limit: int = 0) -> Embedded:
+        """As `source` without captions; `image` holds what a linear probe is trained on (see CLIP.penultimate_features)."""
+        return self._source(source, "penultimate", captions=False, limit=limit)
+
     def source(self, source: Source, *, captions: bool = True, limit: int = 0) -> Embedded:
         """Images (and captions) of the first `limit` samples of a source, of all for 0. Each process reads its share."""
+        return self._source(source, "image", captions=captions, limit=limit)
+
+    def _source(self, source: Source, output: Output, *, captions: bool, limit: int) -> Embedded:
         count = min(limit, len(source)) if limit else len(source)
         share = _share(count)
         bad: list[Bad] = []
@@ -79,7 +86,7 @@ class Encoder:
                 said.extend((item.index, text) for text in item.captions if text.strip())
                 yield item.image
 
-        image = self._images(images(), len(share))
+        image = self._images(output, images(), len(share))
         texts = [text for _, text in said] if captions else []
         all_index = gather_rows(np.array(index, np.int64))
         row_of = {int(sample): row for row, sample in enumerate(all_index)}
@@ -95,22 +102,20 @@ class Encoder:
             bad_count=count - len(all_index),
         )
 
-    def _images(self, images: Iterator[np.ndarray], at_most: int) -> np.ndarray:
+    def _images(self, output: Output, images: Iterator[np.ndarray], at_most: int) -> np.ndarray:
         size = self.target.image_size
-        return self._rows("image", images, at_most, np.zeros((size, size, 3), np.uint8))
+        return self._rows(output, images, at_most, np.zeros((size, size, 3), np.uint8))
 
     def _texts(self, texts: Sequence[str]) -> np.ndarray:
         tokens = self.tokenizer(list(texts)) if texts else ()
         return self._rows("text", iter(tokens), len(texts), np.zeros((self.tokenizer.context_length,), np.int32))
 
-    def _rows(
-        self, name: Literal["image", "text"], rows: Iterator[np.ndarray], at_most: int, padding: np.ndarray
-    ) -> np.ndarray:
+    def _rows(self, output: Output, rows: Iterator[np.ndarray], at_most: int, padding: np.ndarray) -> np.ndarray:
         """Embeddings of all processes' rows, in process order.
 
         at_most: an upper bound of this process's rows, for all processes must run the same number of batches.
         """
-        encode, processes = tower(self.config, self._mesh, name), jax.process_count()
+        encode, processes = tower(self.config, self._mesh, output), jax.process_count()
         batches = int(gather_rows(np.array([-(-at_most // self._local)])).max())
         # Where devices are not in process order, a global batch is not the processes' rows in order: each row is numbered.
         numbers = np.arange(self._local, dtype=np.int32) + jax.process_index() * self._local

@@ -12,17 +12,19 @@ from rich.table import Table
 from clip_jax.evals.agreement import Agreement, AgreementConfig, agreement_figures
 from clip_jax.evals.colors import Colors, ColorsConfig, color_figures
 from clip_jax.evals.embed import Encoder
+from clip_jax.evals.linear_probe import LINEAR_PROBE_FIGURES, LinearProbe, LinearProbeConfig
 from clip_jax.evals.protocol import Evaluation, OpenTeacher, Outcome, is_share
 from clip_jax.evals.retrieval import RETRIEVAL_FIGURES, Retrieval, RetrievalConfig
 from clip_jax.evals.showcase import Showcase, ShowcaseConfig
 from clip_jax.evals.zero_shot import ZERO_SHOT_FIGURES, ZeroShot, ZeroShotConfig
 
-EvalConfig = RetrievalConfig | ZeroShotConfig | ShowcaseConfig | AgreementConfig | ColorsConfig
+EvalConfig = RetrievalConfig | ZeroShotConfig | LinearProbeConfig | ShowcaseConfig | AgreementConfig | ColorsConfig
 
 # kind, as configs write it -> its dataclass
 KINDS: dict[str, type] = {
     "retrieval": RetrievalConfig,
     "zero_shot": ZeroShotConfig,
+    "linear_probe": LinearProbeConfig,
     "showcase": ShowcaseConfig,
     "agreement": AgreementConfig,
     "colors": ColorsConfig,
@@ -36,6 +38,8 @@ def figure_names(config: EvalConfig) -> tuple[str, ...]:
             return RETRIEVAL_FIGURES
         case ZeroShotConfig():
             return ZERO_SHOT_FIGURES
+        case LinearProbeConfig():
+            return LINEAR_PROBE_FIGURES
         case ShowcaseConfig():
             return ()
         case AgreementConfig():
@@ -65,6 +69,8 @@ def _opened(config: EvalConfig, load: OpenTeacher) -> Evaluation:
             return Retrieval(config)
         case ZeroShotConfig():
             return ZeroShot(config)
+        case LinearProbeConfig():
+            return LinearProbe(config)
         case ShowcaseConfig():
             return Showcase(config)
         case AgreementConfig():

@@ -102,13 +102,21 @@ class CLIP(nnx.Module):
 
     def image_features(self, images: jax.Array, noise: jax.Array | None = None, **options: Any) -> jax.Array:
         """As encode_image, before the norm: [B, E] in the compute dtype. options: of the tower (patch_dropout of a ViT)."""
-        if images.dtype == jnp.uint8:
-            images = normalize_pixels(images, self.config.preprocess_cfg)
-        return self.visual(images.astype(self.config.dtype), noise, **options)
+        return self.visual(self._pixels(images), noise, **options)
+
+    def penultimate_features(self, images: jax.Array) -> jax.Array:
+        """What a linear probe is trained on: of a ViT the class token before the projection, [B, width], of other image
+        towers as image_features. Radford et al. 2021, appendix A.3."""
+        return self.visual.penultimate(self._pixels(images))
 
     def text_features(self, tokens: jax.Array) -> jax.Array:
         """As encode_text, before the norm: [B, E] in the compute dtype."""
         return self.text(tokens, jnp.dtype(self.config.dtype))
+
+    def _pixels(self, images: jax.Array) -> jax.Array:
+        if images.dtype == jnp.uint8:
+            images = normalize_pixels(images, self.config.preprocess_cfg)
+        return images.astype(self.config.dtype)
 
     def scale(self) -> jax.Array:
         """exp(logit_scale), the factor on cosines: f32[]."""

@@ -96,6 +96,10 @@ class ModifiedResNet(nnx.Module):
             nnx.update(self, new)
         return self.attnpool(x)
 
+    def penultimate(self, images: jax.Array) -> jax.Array:
+        """What a linear probe is trained on: the output, whose last layer pools as well as projects. [B, E]."""
+        return self(images)
+
 
 class Bottleneck(nnx.Module):
     """relu(x + f(x)), f: 1x1, 3x3 and 1x1 convolutions, each with its batch norm. The last norm's scale starts at 0."""

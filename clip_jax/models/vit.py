@@ -86,6 +86,13 @@ class VisionTransformer(nnx.Module):
 
         noise: of a training step, uniform f32[B, N], a number for each patch; turns patch dropout on.
         """
+        x = self.penultimate(images, noise, patch_dropout=patch_dropout)
+        return x if self.proj is None else self.proj(x)
+
+    def penultimate(
+        self, images: jax.Array, noise: jax.Array | None = None, *, patch_dropout: float | None = None
+    ) -> jax.Array:
+        """As __call__, before the projection: [B, width]. SigLIP's towers have none: their output."""
         dropout = self.config.patch_dropout if patch_dropout is None else patch_dropout
         x = self.patch_embedding(patchify(images, self.config.patch_size))
         positions = self.positional_embedding[...].astype(x.dtype)
@@ -96,10 +103,7 @@ class VisionTransformer(nnx.Module):
             token = self.class_embedding[...].astype(x.dtype) + positions[0]
             x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, x.shape[2])), x], axis=1)
         x = run_blocks(self.blocks, x if self.ln_pre is None else self.ln_pre(x), self.running)
-        if self.head is not None:
-            return self.head(self.ln_post(x))
-        assert self.proj is not None
-        return self.proj(self.ln_post(x[:, 0]))
+        return self.ln_post(x[:, 0]) if self.head is None else self.head(self.ln_post(x))
 
 
 class AttentionPool(nnx.Module):

@@ -42,6 +42,9 @@ class FixedEncoder:
     def source(self, source: Any, *, captions: bool = True, limit: int = 0) -> Embedded:
         return self._found
 
+    def features(self, source: Any, *, limit: int = 0) -> Embedded:
+        return self._found
+
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         return np.array([self._rows[text] for text in texts], np.float32)
 

@@ -13,7 +13,13 @@ from clip_jax.plain import to_dict
 from clip_jax.report.read import Recorded, read_run
 from clip_jax.report.words import listing
 
-_ORDER = ("retrieval", "colors", "agreement", "zero_shot")  # kinds of evaluations as the page shows them; others follow
+_ORDER = (
+    "retrieval",
+    "colors",
+    "agreement",
+    "zero_shot",
+    "linear_probe",
+)  # kinds of evaluations as the page shows them; others follow
 _OF_TEACHER = "teacher_"  # begins figures that evals.agreement and evals.colors measure of the student's teacher
 _TRAINING = {"vision_cfg.patch_dropout", "text_cfg.tokenizer"}  # settings that change no architecture
 
