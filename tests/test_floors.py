@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "losses",
             "models",
             "plan",
+            "search",
         ),
         *(
             "tree",
@@ -51,9 +52,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         ),
         *("evals.prompts", "evals.logistic", "interop.proof.outputs", "interop.proof.reference_math"),
         *("losses.collect", "losses.reductions", "losses.sizes", "models.heads", "clock", "profiling"),
+        *("search.exact", "search.schema"),
         *("plan.chips", "plan.hlo", "plan.products"),
     ),
-    ("agreement", "peers"),  # of processes
+    ("agreement", "peers", "search.store"),  # of processes
     (  # placement, losses, optimizers, checkpoints, single sources
         *("tokenizer_file", "sharding", "optim", "checkpoint", "recovery", "interop.rules", "losses.logits"),
         *("writers", "data.teacher_shards", "plan.collectives", "plan.traffic", "cli.start"),
@@ -158,9 +160,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report.read", "interop.layouts.open_clip", "store_writing", "plan.child", "plan.times"),
     ("interop.recognize", "interop.write", "extract", "store_import", "plan.fit"),
     ("loading", "init_from", "interop.convert", "masked_run", "students", "plan.words"),
-    ("teaching",),
-    ("limits",),
-    ("train",),
+    ("teaching", "search.indexing"),
+    ("limits", "search.engine"),
+    ("train", "search.server"),
     ("report.svg", "report.render", "report.figures"),
     ("report.words", "report.plots", "report.scatter"),
     ("report.curves", "report.beside.read"),
@@ -169,7 +171,16 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report.beside.page",),
     ("report.beside",),
     (  # one command a file
-        *("cli.train", "cli.evaluate", "cli.report", "cli.convert", "cli.embed", "cli.shrink", "cli.plan"),
+        *(
+            "cli.train",
+            "cli.evaluate",
+            "cli.report",
+            "cli.convert",
+            "cli.embed",
+            "cli.shrink",
+            "cli.plan",
+            "cli.search",
+        ),
     ),
     ("__main__",),
 )
