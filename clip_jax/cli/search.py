@@ -93,7 +93,7 @@ def _serve(console: Console, out: Path, source: str, second: str, host: str, por
         raise ValueError(f"cannot listen at {host}:{port} ({error.strerror}); give another --host or --port") from error
     if host != "localhost" and not _loopback(host):
         console.print(f"warning: {host} can be reached from other machines, and there is no password", markup=False)
-    console.print(f"{store.count():,} pictures at http://{host}:{server.server_port}/ (Ctrl-C ends)", markup=False)
+    console.print(f"{store.count():,} pictures at {server.url} (Ctrl-C ends)", markup=False)
     try:
         server.serve_forever()
     except KeyboardInterrupt:

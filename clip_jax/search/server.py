@@ -6,6 +6,7 @@ import importlib.resources
 import ipaddress
 import json
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -33,7 +34,7 @@ _PAGES = {
 
 
 class Server(ThreadingHTTPServer):
-    """Serves until `shutdown`; port 0 takes any free one (`server_port` tells)."""
+    """Serves until `shutdown`; port 0 takes any free one (`url` tells)."""
 
     daemon_threads = True
 
@@ -41,7 +42,13 @@ class Server(ThreadingHTTPServer):
         self.host, self.store, self.searchers = host, store, searchers
         self.turns = threading.BoundedSemaphore(_AT_ONCE)
         self._places = threading.BoundedSemaphore(_CONNECTIONS)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
+
+    @property
+    def url(self) -> str:
+        """Of the page."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.server_port}/"
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for it, or, past _CONNECTIONS, an end."""
@@ -104,17 +111,18 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json(400, {"error": "Content-Length is missing"})
         if int(length) > schema.BODY:
             return self._json(413, {"error": f"{length} bytes; a query has at most {schema.BODY}"})
+        body = self.rfile.read(int(length))  # before its turn: who sends slowly holds up nobody else
         if not self.server.turns.acquire(timeout=_PATIENCE):
             return self._json(503, {"error": "too many queries at once; try again"})
         try:
-            query = read_query(self.rfile.read(int(length)))
-            self._json(200, answer(self.server.store, self.server.searchers, query))
+            code, found = 200, answer(self.server.store, self.server.searchers, read_query(body))
         except BadSample as error:
-            self._json(400, {"error": f"the picture cannot be used: {error.reason}"})
+            code, found = 400, {"error": f"the picture cannot be used: {error.reason}"}
         except ValueError as error:
-            self._json(400, {"error": str(error)})
+            code, found = 400, {"error": str(error)}
         finally:
             self.server.turns.release()
+        self._json(code, found)
 
     def _known_host(self) -> bool:
         if allowed_host(self.headers.get("Host", ""), self.server.host):

@@ -4,8 +4,10 @@ import base64
 import http.client
 import json
 import os
+import socket
 import sys
 import threading
+import time
 
 import jsonschema
 import numpy as np
@@ -199,6 +201,32 @@ def test_what_is_refused(server):
     code, found = post(server, picture=base64.b64encode(bomb).decode())
     assert code == 400
     assert "pixels" in found["error"]
+
+
+def test_slow_senders_hold_up_nobody(server):
+    post(server, text="red")  # compiled
+    slow = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(6)]
+    for one in slow:
+        one.sendall(b"POST /api/search HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        one.sendall(b"Content-Length: 100\r\n\r\n")
+    started = time.monotonic()
+    assert post(server, text="red")[0] == 200
+    assert time.monotonic() - started < 5  # they would keep their turns for ten seconds
+    for one in slow:
+        one.close()
+
+
+def test_it_listens_on_ipv6(tmp_path):
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            pass
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    store = Store(tmp_path / "I", create=True)
+    server = Server("::1", 0, store, [])
+    assert server.url == f"http://[::1]:{server.server_port}/"
+    server.server_close()
+    store.close()
 
 
 def test_hosts():
