@@ -199,7 +199,11 @@ def run_blocks(blocks: Block, x: jax.Array, running: Running) -> jax.Array:
 
     if running.remat != "none":
         body = jax.checkpoint(body, policy=_POLICIES[running.remat], prevent_cse=not running.scan)
-    return jax.lax.scan(body, x, blocks, unroll=1 if running.scan else True)[0]
+    if running.scan:
+        return jax.lax.scan(body, x, blocks)[0]
+    for i in range(len(jax.tree.leaves(blocks)[0])):
+        x, _ = body(x, jax.tree.map(lambda leaf, i=i: leaf[i], blocks))
+    return x
 
 
 def check_sizes(where: str, config: object, names: Sequence[str]) -> None:

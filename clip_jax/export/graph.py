@@ -1,0 +1,109 @@
+"""The towers as functions of pixels and ids alone, weights inside: what every format is made of."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clip_jax import tree
+from clip_jax.export.half import Function, within_half
+from clip_jax.export.weights import Precision, Quantized, Rows, is_table, packed
+from clip_jax.models.clip import CLIPConfig, bind
+from clip_jax.models.layers import Running
+
+Tower = Literal["image", "text", "joint"]
+TOWERS: tuple[Tower, ...] = ("image", "text", "joint")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Graph:
+    """name: of the file. function: arrays by `inputs`' order -> as many as `outputs`. inputs: name -> (shape without the
+    batch, dtype). parameters: numbers inside. weights: by our paths, f32."""
+
+    name: Tower
+    function: Function
+    inputs: Mapping[str, tuple[tuple[int, ...], np.dtype]]
+    outputs: tuple[str, ...]
+    parameters: int
+    weights: Mapping[str, np.ndarray]
+
+    def abstract(self, batch: Any) -> list[jax.ShapeDtypeStruct]:
+        """What the function takes; batch: a number, or a symbolic dimension."""
+        return [jax.ShapeDtypeStruct((batch, *shape), dtype) for shape, dtype in self.inputs.values()]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One file to be written. params: nested dict of arrays, f32. preprocess: pixels come as u8 and are normalised inside.
+    batch: of every call, None for any."""
+
+    config: CLIPConfig
+    params: Any
+    tower: Tower
+    precision: Precision
+    preprocess: bool
+    batch: int | None
+
+    def graph(self, *, stored: Precision = "f32", tables: Precision | None = None) -> Graph:
+        """Its towers. stored: the precision of weights inside, unpacked where they are used; tables: of embedding tables, where
+        that is another."""
+        return graph(
+            self.config, self.params, self.tower, preprocess=self.preprocess, stored=stored, tables=tables or stored
+        )
+
+
+def graph(
+    config: CLIPConfig, params: Any, name: Tower, *, preprocess: bool, stored: Precision, tables: Precision
+) -> Graph:
+    """A tower, or both with their logits.
+
+    Inputs: "pixels", f32[B, S, S, 3] normalised by preprocess_cfg, or with `preprocess` u8[B, S, S, 3] as decoded and cut;
+    "tokens", i32[B, L]. Outputs: "image_embedding" and "text_embedding", unit-norm f32[B, E]; of "joint" also "logits",
+    f32[B, B], images by texts, scale and bias applied. Layers are unrolled, and everything is computed in float32.
+    stored: the weights' precision inside, unpacked by the graph where they are used; tables: that of embedding tables.
+    """
+    config = dataclasses.replace(config, dtype="float32", running=Running(scan=False))
+    image, text = name != "text", name != "image"
+    paths = {path: np.asarray(leaf, np.float32) for path, leaf in tree.leaves_by_path(params).items()}
+    names = [path for path in paths if path.startswith(("visual/",) * image + ("text/",) * text)]
+    size, context = config.vision_cfg.image_size, config.text_cfg.context_length
+    inputs: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    if image:
+        inputs["pixels"] = (size, size, 3), np.dtype(np.uint8 if preprocess else np.float32)
+    if text:
+        inputs["tokens"] = (context,), np.dtype(np.int32)
+    stands = {
+        path: Rows(packed(path, array, tables)) if is_table(path) else packed(path, array, stored)
+        for path, array in paths.items()
+    }
+
+    def run(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        model = bind(config, tree.nested({path: _unpacked(one) for path, one in stands.items()}))
+        outputs = []
+        if image:
+            outputs.append(model.encode_image(arrays[0]))
+        if text:
+            outputs.append(model.encode_text(arrays[-1]))
+        if image and text:
+            outputs.append(model.scale() * (outputs[0] @ outputs[1].T) + model.bias())
+        return tuple(outputs)
+
+    return Graph(
+        name=name,
+        function=within_half(run),
+        inputs=inputs,
+        outputs=("image_embedding",) * image + ("text_embedding",) * text + ("logits",) * (image and text),
+        parameters=sum(paths[path].size for path in names),
+        weights={path: paths[path] for path in names},
+    )
+
+
+def _unpacked(one: Any) -> Any:
+    if isinstance(one, Quantized):
+        return one.unpacked()
+    if isinstance(one, np.ndarray) and one.dtype == np.float16:
+        return jnp.asarray(one).astype(jnp.float32)
+    return one

@@ -1,0 +1,64 @@
+"""ONNX: converted by jax2onnx, halved and quantized by onnxruntime's tools, run by onnxruntime."""
+
+import importlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.export.graph import Wanted
+from clip_jax.export.runner import Runner, quiet
+
+
+def write(wanted: Wanted, path: Path) -> None:
+    """f16: weights and all operations but those that onnxruntime keeps in f32. int8: weights, by output; their inputs are
+    quantized as they come. Inputs and outputs are of the types of `Graph` always."""
+    graph = wanted.graph()
+    with quiet():
+        convert: Any = importlib.import_module("jax2onnx").to_onnx
+        onnx: Any = importlib.import_module("onnx")
+        model = convert(
+            graph.function,
+            inputs=graph.abstract("B" if wanted.batch is None else wanted.batch),
+            model_name=graph.name,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+        )
+        _products(model, onnx)
+        if wanted.precision == "f16":
+            half: Any = importlib.import_module("onnxruntime.transformers.float16")
+            model = half.convert_float_to_float16(model, keep_io_types=True)
+        if wanted.precision != "int8":
+            onnx.save(model, path)
+            return
+        tools: Any = importlib.import_module("onnxruntime.quantization")
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "whole.onnx"
+            onnx.save(model, whole)
+            tools.quantize_dynamic(whole, path, per_channel=True, weight_type=tools.QuantType.QInt8)
+
+
+def open_file(path: Path, wanted: Wanted) -> Runner:
+    """By onnxruntime, on the CPU."""
+    runtime: Any = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(None, inputs), strict=True))
+
+    return Runner(run=run, by=f"onnxruntime {runtime.__version__}")
+
+
+def _products(model: Any, onnx: Any) -> None:
+    """Gemm without a bias becomes MatMul, which is what onnxruntime quantizes."""
+    for node in model.graph.node:
+        factors = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        plain = not factors.get("transA") and not factors.get("transB") and factors.get("alpha", 1.0) == 1.0
+        if node.op_type == "Gemm" and plain and (len(node.input) < 3 or factors.get("beta", 1.0) == 0.0):
+            node.op_type = "MatMul"
+            del node.input[2:], node.attribute[:]
+
