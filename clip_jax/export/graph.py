@@ -10,7 +10,7 @@ import numpy as np
 
 from clip_jax import tree
 from clip_jax.export.half import Function, within_half
-from clip_jax.export.weights import Precision, Quantized, Rows, is_table, packed
+from clip_jax.interop.packing import Precision, Quantized, is_table, packed
 from clip_jax.models.clip import CLIPConfig, bind
 from clip_jax.models.layers import Running
 
@@ -56,7 +56,7 @@ class Wanted:
 
 
 def graph(
-    config: CLIPConfig, params: Any, name: Tower, *, preprocess: bool, stored: Precision, tables: Precision
+    config: CLIPConfig, params: Any, name: Tower, *, preprocess: bool, stored: Precision = "f32", tables: Precision = "f32"
 ) -> Graph:
     """A tower, or both with their logits.
 
@@ -76,7 +76,7 @@ def graph(
     if text:
         inputs["tokens"] = (context,), np.dtype(np.int32)
     stands = {
-        path: Rows(packed(path, array, tables)) if is_table(path) else packed(path, array, stored)
+        path: _Rows(packed(path, array, tables)) if is_table(path) else packed(path, array, stored)
         for path, array in paths.items()
     }
 
@@ -101,9 +101,28 @@ def graph(
     )
 
 
+class _Rows:
+    """An embedding table of which a graph unpacks the rows it looks up, not the whole."""
+
+    def __init__(self, table: np.ndarray | Quantized):
+        self._table = table
+
+    def __getitem__(self, at: Any) -> Any:
+        """`[...]` is the table itself; by ids i32[...], f32[..., D]."""
+        if at is Ellipsis:
+            return self
+        if isinstance(self._table, Quantized):
+            rows = jnp.asarray(self._table.values)[at].astype(jnp.float32)
+            return rows * jnp.asarray(self._table.scale)[at]
+        if self._table.dtype == np.float16:  # LiteRT looks rows of 16-bit integers up, and none of f16
+            bits = jnp.asarray(self._table.view(np.int16))[at]
+            return jax.lax.bitcast_convert_type(bits, jnp.float16).astype(jnp.float32)
+        return jnp.asarray(self._table)[at]
+
+
 def _unpacked(one: Any) -> Any:
     if isinstance(one, Quantized):
-        return one.unpacked()
+        return jnp.asarray(one.values).astype(jnp.float32) * jnp.asarray(one.scale)
     if isinstance(one, np.ndarray) and one.dtype == np.float16:
         return jnp.asarray(one).astype(jnp.float32)
     return one

@@ -13,7 +13,8 @@ LIMIT = 2.0**15  # float16 ends at 65,504; what is added to a number of this siz
 
 
 def within_half(function: Function) -> Function:
-    """The same function, with constants beyond what float16 holds drawn in to +-LIMIT.
+    """The same function, with constants beyond what float16 holds drawn in to +-LIMIT, and without NaN for what is looked up
+    beyond an array's end.
 
     Attention masks its logits with numbers like -2e38, and their softmax is 0 either way; in float16 they are infinite, and
     a converter that multiplies by them where there is nothing to mask makes NaN of all, which is how text towers collapsed.
@@ -68,7 +69,10 @@ def _evaluated(
         if isinstance(inner, ClosedJaxpr) and len(inner.jaxpr.invars) == len(given):
             found = _evaluated(inner, given, constant=constant, result=result)
         else:
-            bound = equation.primitive.bind(*given, **equation.primitive.get_bind_params(equation.params))
+            params = equation.primitive.get_bind_params(equation.params)
+            if equation.primitive.name == "gather":
+                params = params | {"mode": jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS}
+            bound = equation.primitive.bind(*given, **params)
             found = [result(x) for x in (bound if equation.primitive.multiple_results else [bound])]
         values |= dict(zip(equation.outvars, found, strict=True))
     return [value(atom) for atom in program.outvars]

@@ -5,10 +5,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from clip_jax.export.graph import Wanted
 from clip_jax.export.runner import Runner, quiet
+
+_BATCH = "B"  # the name of the dimension
 
 
 def write(wanted: Wanted, path: Path) -> None:
@@ -18,14 +21,17 @@ def write(wanted: Wanted, path: Path) -> None:
     with quiet():
         convert: Any = importlib.import_module("jax2onnx").to_onnx
         onnx: Any = importlib.import_module("onnx")
+        jax.make_jaxpr(graph.function)(*graph.abstract(1))  # the towers are built before jax2onnx patches what builds them
         model = convert(
             graph.function,
-            inputs=graph.abstract("B" if wanted.batch is None else wanted.batch),
+            inputs=graph.abstract(_BATCH),
             model_name=graph.name,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
         )
         _products(model, onnx)
+        if wanted.batch is not None:
+            _fix_batch(model, wanted.batch)
         if wanted.precision == "f16":
             half: Any = importlib.import_module("onnxruntime.transformers.float16")
             model = half.convert_float_to_float16(model, keep_io_types=True)
@@ -51,6 +57,14 @@ def open_file(path: Path, wanted: Wanted) -> Runner:
         return dict(zip(names, session.run(None, inputs), strict=True))
 
     return Runner(run=run, by=f"onnxruntime {runtime.__version__}")
+
+
+def _fix_batch(model: Any, batch: int) -> None:
+    """Afterwards: where the converter is told a batch, it stores each bias as often as it is added."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param == _BATCH:
+                dimension.dim_value = batch
 
 
 def _products(model: Any, onnx: Any) -> None:

@@ -1,10 +1,8 @@
 """Weights in fewer bits: float16, or int8 with a scale for each output."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from clip_jax.interop.rules import State
@@ -16,39 +14,11 @@ SCALE = "_scale"  # behind the name of an int8 array, that of its scales
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Quantized:
-    """values: int8, symmetric, in [-127, 127]. scale: f32, of the same rank, 1 where it is shared; values * scale is what they
-    stand for. Stands in for a parameter inside a traced function: `[...]` and `[i]` are the array's, unpacked in the graph."""
+    """values: int8, symmetric, in [-127, 127]. scale: f32, of the same rank, of size 1 along axes that share it; values * scale
+    is what they stand for."""
 
     values: np.ndarray
     scale: np.ndarray
-
-    @property
-    def ndim(self) -> int:
-        return self.values.ndim
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.values.shape
-
-    def unpacked(self) -> jax.Array:
-        """f32, of the shape of values."""
-        return jnp.asarray(self.values).astype(jnp.float32) * jnp.asarray(self.scale)
-
-
-class Rows:
-    """An embedding table of which a graph unpacks the rows it looks up, not the whole: f32, f16 or Quantized [V, D]."""
-
-    def __init__(self, table: np.ndarray | Quantized):
-        self._table = table
-
-    def __getitem__(self, at: Any) -> Any:
-        """`[...]` is the table itself; by ids i32[...], f32[..., D]."""
-        if at is Ellipsis:
-            return self
-        if isinstance(self._table, Quantized):
-            rows = jnp.asarray(self._table.values)[at].astype(jnp.float32)
-            return rows * jnp.asarray(self._table.scale)[at]
-        return jnp.asarray(self._table)[at].astype(jnp.float32)
 
 
 def quantized(array: np.ndarray, *, rows: bool = False) -> Quantized:
