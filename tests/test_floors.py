@@ -145,8 +145,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "evals.agreement",
         "evals.colors",
     ),  # one protocol a file
-    ("evals.suite",),
-    ("experiment", "plain"),
+    ("evals.suite", "evals.clip_datasets", "evals.side_by_side"),
+    ("experiment", "plain", "evals.suites"),
     (
         "runs",
         "store_plan",
@@ -159,7 +159,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("report.read", "interop.layouts.open_clip", "store_writing", "plan.child", "plan.times"),
     ("interop.recognize", "interop.write", "extract", "store_import", "plan.fit"),
-    ("loading", "init_from", "interop.convert", "masked_run", "students", "plan.words"),
+    ("loading", "subjects", "init_from", "interop.convert", "masked_run", "students", "plan.words"),
     ("teaching", "search.indexing"),
     ("limits", "search.engine"),
     ("train", "search.server"),
