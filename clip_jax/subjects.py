@@ -19,9 +19,12 @@ from clip_jax.sharding import MeshConfig, make_mesh, replicated
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """folder: where results are written. about: for evaluation.json; of a run: run, step, weights, of others: model, said.
-    said: in words. evals: of a run's config; empty for others."""
+    """name, pretrained: which weights, as tables of results name them. folder: where results are written. about: for
+    evaluation.json; of a run: run, step, weights, of others: model, said. said: in words. evals: of a run's config; empty
+    for others."""
 
+    name: str
+    pretrained: str
     config: CLIPConfig
     params: Any
     mesh: Mesh
@@ -61,6 +64,8 @@ def open_subject(
         run = load_run(Path(source), weights=weights, step=step)
         about = {"run": Path(source).resolve().name, "step": run.step, "weights": run.weights}
         return Subject(
+            name=about["run"],
+            pretrained=f"step-{run.step}-{run.weights}",
             config=run.config.model,
             params=run.params,
             mesh=run.mesh,
@@ -74,6 +79,8 @@ def open_subject(
     opened = open_weights(source, weights=weights)
     mesh = make_mesh(MeshConfig())
     return Subject(
+        name=source.rstrip("/").rpartition("/")[2],
+        pretrained=opened.layout,
         config=dataclasses.replace(opened.config, dtype="float32"),
         params=jax.device_put(opened.params, replicated(mesh)),
         mesh=mesh,

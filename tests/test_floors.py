@@ -146,7 +146,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "evals.colors",
     ),  # one protocol a file
     ("evals.suite", "evals.clip_datasets", "evals.side_by_side"),
-    ("experiment", "plain", "evals.suites"),
+    ("experiment", "plain", "evals.suites", "evals.clip_benchmark"),
     (
         "runs",
         "store_plan",

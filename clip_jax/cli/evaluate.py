@@ -12,6 +12,7 @@ from rich.console import Console
 
 from clip_jax.cli.configs import parse, take_config, to_dataclass
 from clip_jax.cli.start import define_process_flags, start
+from clip_jax.evals import clip_benchmark
 from clip_jax.evals.protocol import Evaluation, Outcome
 from clip_jax.evals.side_by_side import column_names, differing, side_by_side
 from clip_jax.evals.speed import Speed, measure_speed
@@ -28,9 +29,9 @@ USAGE = f"""usage: clip-jax evaluate MODEL... [--suite [NAME]] [--teacher MODEL]
                         [--weights auto|ema|raw] [--step N] [--config configs/X.py]
 
 Runs the evaluations of each run's config, or those of another config or of a suite ({", ".join(SUITES)}) on its best or newest
-checkpoint, times its towers, and writes evaluation.json into its folder. With a suite or a config a model may be anything that
-clip_jax.load opens: a run, a file or folder of OpenAI, open_clip, Hugging Face or SigLIP, hf-hub:org/repo. Several models
-are shown side by side."""
+checkpoint, times its towers, and writes evaluation.json into its folder, and clip_benchmark/*.json, which that project's tools
+read. With a suite or a config a model may be anything that clip_jax.load opens: a run, a file or folder of OpenAI, open_clip,
+Hugging Face or SigLIP, hf-hub:org/repo. Several models are shown side by side."""
 _DEFAULT = "offline"
 
 _Opened = tuple[Mapping[str, Evaluation], Mapping[str, EvalConfig]]
@@ -141,6 +142,8 @@ def _evaluate(
     settings: dict[str, Any] = {"evals": {name: to_dict(evals[name]) for name in outcomes}}
     subject.folder.mkdir(parents=True, exist_ok=True)
     write_json(subject.folder / EVALUATION, outcomes, subject.about | {"speed": dataclasses.asdict(speed)} | settings)
+    rows = clip_benchmark.benchmark_rows(outcomes, evals, model=subject.name, pretrained=subject.pretrained)
+    clip_benchmark.write_benchmark(subject.folder / clip_benchmark.FOLDER, rows)
     pictures = {f"{name}/{key}": array for name, outcome in outcomes.items() for key, array in outcome.pictures.items()}
     if pictures:
         np.savez_compressed(subject.folder / PICTURES, **pictures)

@@ -81,6 +81,9 @@ def test_several_models_side_by_side(monkeypatch, capsys, models, tmp_path):
         assert list(content["evaluations"]) == ["digits", "like"]
         assert list(content["about"]["evals"]) == ["digits", "like"]
         assert content["about"]["model"] == str(folder)
+        row = json.loads((folder / "clip_benchmark" / "digits_zeroshot_classification.json").read_text())
+        assert (row["model"], row["pretrained"]) == (folder.name, "clip_jax")
+        assert row["metrics"]["acc1"] == content["evaluations"]["digits"]["figures"]["top1"]["value"]
 
 
 def test_results_of_a_file_lie_beside_it(monkeypatch, models):
