@@ -70,7 +70,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "data.glyph_names",
         ),
     ),
-    ("losses.tiles", "accumulate"),
+    ("losses.tiles", "accumulate", "search.approximate"),
     ("losses.pairs", "data.teacher_manifest"),
     (
         *("losses.contrastive", "losses.sigmoid", "losses.robust", "losses.similarities", "losses.anchors"),

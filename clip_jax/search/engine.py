@@ -10,6 +10,7 @@ import numpy as np
 
 from clip_jax.data.images import decode
 from clip_jax.model import Model
+from clip_jax.search.approximate import open_vectors
 from clip_jax.search.indexing import identity
 from clip_jax.search.store import IndexedModel, Store
 
@@ -41,7 +42,7 @@ class Searcher:
                 f"{store.out} was made with other weights of {indexed.source}: theirs are {indexed.identity[:12]}, the model's "
                 f"now {found[:12]}; bring them back, or index into a new folder"
             )
-        self.name, self._model, self._vectors = indexed.source, model, store.vectors(indexed)
+        self.name, self._model, self._vectors = indexed.source, model, open_vectors(store, indexed)
         if len(self._vectors) != store.count():
             raise ValueError(
                 f"{len(self._vectors)} of {store.count()} pictures have embeddings of {indexed.source}; run {command}"

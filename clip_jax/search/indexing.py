@@ -19,6 +19,7 @@ from clip_jax.data.source import BadSample
 from clip_jax.durable import write_durably
 from clip_jax.model import Model
 from clip_jax.plain import to_dict
+from clip_jax.search.approximate import check_extra, connect
 from clip_jax.search.store import File, Picture, Store, shown
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".ico")
@@ -51,11 +52,13 @@ def update(
     folder: Path,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    connecting: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """Makes `store` an index of `folder` as it is now, with `model`'s embeddings; a part is durable once it is embedded.
 
-    progress: called with (files done, files to do). Raises FileNotFoundError without a folder, ValueError where the index
-    is of another folder, or where `source` held other weights when it was made.
+    progress: called with (files done, files to do). connecting: likewise, of the approximate index that more than a million
+    pictures need. Raises FileNotFoundError without a folder, ValueError where the index is of another folder, where `source`
+    held other weights when it was made, and where there are so many pictures and no library for them.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; give the folder that holds the pictures")
@@ -63,6 +66,7 @@ def update(
     store.set_folder(root)
     entry = store.add_model(source, identity(model), model.embed_dim)
     found = list(walk(root, os.fsencode(store.out.resolve())))
+    check_extra(len(found))
     gone = store.drop_all_but({file.path for file in found})
     known = store.known(entry) | {path: file for path, (file, _) in store.damaged().items()}
     new = [file for file in found if known.get(file.path) != file]
@@ -82,6 +86,7 @@ def update(
             store.add(entry, pictures, damaged)
             added += len(pictures)
             progress(start + len(part), len(new))
+    connect(store, entry, progress=connecting)
     lines = [{"file": shown(path), "reason": reason} for path, (_, reason) in store.damaged().items()]
     write_durably(store.out / _DAMAGED, [(json.dumps(line) + "\n").encode() for line in lines])
     return Outcome(pictures=store.count(), added=added, gone=gone, damaged=len(lines))
