@@ -125,10 +125,10 @@ def _read(root: bytes, file: File, model: Model) -> _Read | str:
     if file.size > LARGEST_FILE:
         return f"{file.size:,} bytes, more than {LARGEST_FILE:,}"
     try:
-        path = os.path.join(root, file.path)
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(handle, "rb") as opened:
+        with os.fdopen(_open(root, file.path), "rb") as opened:
             data = opened.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            return f"more than {LARGEST_FILE:,} bytes"
         pixels = decode(data)
         square = inputs.square(pixels, 0, model.image_size, model.config.preprocess_cfg)
     except OSError as error:
@@ -136,6 +136,20 @@ def _read(root: bytes, file: File, model: Model) -> _Read | str:
     except BadSample as error:
         return error.reason
     return _Read(square=square, thumbnail=thumbnail(pixels), width=pixels.shape[1], height=pixels.shape[0])
+
+
+def _open(root: bytes, path: bytes) -> int:
+    """A descriptor of `path` below `root`. Raises OSError where any part of it has become a link since it was listed."""
+    *folders, name = path.split(b"/")
+    above = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for folder in folders:
+            inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+            os.close(above)
+            above = inner
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=above)
+    finally:
+        os.close(above)
 
 
 def thumbnail(pixels: np.ndarray) -> bytes:
