@@ -17,13 +17,15 @@ for (const [name, value] of Object.entries(COLORS)) {
 function words() {
   const said = text.value.trim();
   if (!color) return said;
-  return said ? `a ${color} ${said.replace(/^(an?|the)\s+/i, "")}` : color;
+  if (!said || /^without\s/i.test(said)) return `${color} ${said}`.trim();
+  return `a ${color} ${said.replace(/^(an?|the)\s+/i, "")}`;
 }
 
 function show() {
   for (const chip of at("colors").children) chip.setAttribute("aria-pressed", String(chip.textContent === color));
   at("like").hidden = like === null && picture === null;
-  at("likesaid").textContent = picture ? "your picture" : `picture ${like}`;
+  at("likesaid").textContent = picture ? "your picture" : "more like this";
+  document.title = [words(), picture || like !== null ? "a picture" : ""].filter(Boolean).join(" + ") || "Search pictures";
   if (picture) at("likeimage").src = `data:${picture.kind};base64,${picture.data}`;
   else if (like !== null) at("likeimage").src = `/thumbnails/${like}`;
 }
@@ -45,6 +47,7 @@ async function ask(push) {
   running?.abort();
   if (!Object.keys(query).length) { results.replaceChildren(); status.textContent = ""; return; }
   running = new AbortController();
+  results.setAttribute("aria-busy", "true");
   try {
     const reply = await fetch("/api/search", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(query), signal: running.signal });
     const found = await reply.json();
@@ -52,7 +55,9 @@ async function ask(push) {
     if (!reply.ok) throw new Error(found.error);
     draw(found);
   } catch (error) {
-    if (mine === asked) status.textContent = error.message;
+    if (mine === asked) { results.replaceChildren(); status.textContent = error.message; }
+  } finally {
+    if (mine === asked) results.setAttribute("aria-busy", "false");
   }
 }
 
@@ -69,7 +74,7 @@ function draw(found) {
     return section;
   }));
   const count = found.models[0].results.length;
-  const shared = found.overlap === null ? "" : `, overlap@20 ${Math.round(100 * found.overlap)}%: ${found.both.length} found by both, framed green`;
+  const shared = found.overlap === null ? "" : ` by each model; ${found.both.length} found by both (overlap@20 ${Math.round(100 * found.overlap)}%), marked ✓`;
   status.textContent = count ? `${count} pictures${shared}` : "The index is empty.";
 }
 
@@ -90,6 +95,7 @@ function card(result, both) {
 
 function take(file) {
   if (!file) return;
+  if (!file.type.startsWith("image/")) { status.textContent = `${file.name} is not a picture.`; return; }
   if (file.size > LARGEST) { status.textContent = "The picture is too large: 12 MB at most."; return; }
   const reader = new FileReader();
   reader.onload = () => {
@@ -116,7 +122,9 @@ at("clear").onclick = () => { like = picture = null; ask(true); text.focus(); };
 document.ondragover = (event) => { event.preventDefault(); document.body.classList.add("over"); };
 document.ondragleave = () => document.body.classList.remove("over");
 document.ondrop = (event) => { event.preventDefault(); document.body.classList.remove("over"); take(event.dataTransfer.files[0]); };
+document.onpaste = (event) => { if (event.clipboardData.files.length) { event.preventDefault(); take(event.clipboardData.files[0]); } };
 document.onkeydown = (event) => {
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
   const cards = [...results.querySelectorAll("li button")], here = cards.indexOf(document.activeElement);
   if (event.key === "/" && document.activeElement !== text) { event.preventDefault(); text.focus(); text.select(); }
   else if (event.key === "Escape" && document.activeElement !== text) { event.preventDefault(); text.focus(); }
