@@ -39,7 +39,7 @@ def main(count: int) -> None:
         connect(store, model)
         took = time.perf_counter() - began
         size = store.graph(model).stat().st_size
-        print(f"{count:,} vectors connected in {took:,.0f} s: {count / took:,.0f} a second, {size / count:,.0f} bytes each")
+        print(f"{count:,} vectors connected in {took:,.0f} s: {count / took:,.0f} a second, {size / count:,.0f} B each")
         queries, times, near = draw(200), [], Approximate(store, model)
         found = []
         for query in queries:
