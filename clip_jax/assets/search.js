@@ -67,27 +67,29 @@ function draw(found) {
   results.replaceChildren(...found.models.map((one, number) => {
     const [section, title, list] = ["section", "h2", "ol"].map((tag) => document.createElement(tag));
     title.id = `model${number}`;
-    title.textContent = one.model;
+    title.textContent = one.model.split("/").slice(-2).join("/");
+    title.title = one.model;
     section.setAttribute("aria-labelledby", title.id);
     list.append(...one.results.map((result) => card(result, both.has(result.number))));
     section.append(title, list);
     return section;
   }));
   const count = found.models[0].results.length;
-  const shared = found.overlap === null ? "" : ` by each model; ${found.both.length} found by both (overlap@20 ${Math.round(100 * found.overlap)}%), marked ✓`;
+  const shared = found.overlap === null ? "" : ` by each model; ${found.both.length} found by both (overlap@${count} ${Math.round(100 * found.overlap)}%), marked ✓`;
   status.textContent = count ? `${count} pictures${shared}` : "The index is empty.";
 }
 
 function card(result, both) {
-  const [item, button, image, name] = ["li", "button", "img", "span"].map((tag) => document.createElement(tag));
+  const [item, button, image, name, cosine] = ["li", "button", "img", "span", "small"].map((tag) => document.createElement(tag));
   item.className = both ? "both" : "";
   button.type = "button";
   button.title = `${result.name} (${result.width} × ${result.height})`;
   image.src = `/thumbnails/${result.number}`;
   image.alt = both ? `${result.name}, found by both` : result.name;
-  name.textContent = `${result.cosine.toFixed(3)} ${result.name}`;
-  name.setAttribute("aria-hidden", "true");
-  button.append(image, name);
+  name.textContent = result.name.split("/").at(-1);
+  cosine.textContent = result.cosine.toFixed(3);
+  for (const said of [name, cosine]) said.setAttribute("aria-hidden", "true");
+  button.append(image, name, cosine);
   button.onclick = () => { like = result.number; picture = null; text.value = ""; color = ""; ask(true); text.focus(); };
   item.append(button);
   return item;

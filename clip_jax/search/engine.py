@@ -16,7 +16,7 @@ from clip_jax.search.store import IndexedModel, Store
 
 TOP = 20
 _AWAY = 0.5  # how much of the unwanted words' embedding is subtracted
-_WITHOUT = re.compile(r"(?:^|\s+)without\s+", re.IGNORECASE)
+_WITHOUT = re.compile(r"(?:^|[\s,]+(?:(?:and|but|or)\s+)?)without\s+", re.IGNORECASE)
 _REMEMBERED = 256  # texts whose embeddings are kept: people type, delete and type again
 _LARGEST_PICTURE = 40_000_000  # pixels of a picture searched by; an original of the index may have more
 

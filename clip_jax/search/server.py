@@ -64,7 +64,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, store: Store, searchers: list[Searcher]):
         self.host, self.store, self.searchers = host, store, searchers
         self.turns = threading.BoundedSemaphore(_AT_ONCE)
-        self.rates = Rates()
+        self.rates, self._closing = Rates(), False
         self._places = threading.BoundedSemaphore(_CONNECTIONS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
@@ -82,9 +82,14 @@ class Server(ThreadingHTTPServer):
             self.shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Silent for whoever hung up: a page does so with each letter typed."""
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+        """Silent for whoever hung up: a page does so with each letter typed; and for whom the server's end cut off."""
+        if not (self._closing or isinstance(sys.exception(), ConnectionError | TimeoutError)):
             super().handle_error(request, client_address)
+
+    def server_close(self) -> None:
+        """Takes no more; what is being answered may fail."""
+        self._closing = True
+        super().server_close()
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Gives the place back."""
