@@ -9,7 +9,8 @@ teachers.json      hashes of each teacher's weights and of its store's manifest:
 data.json          the parts of the training samples, and a digest of each: a run that goes on must find the same
 rewinds.json       where it went back behind a loss spike               starts.jsonl     when it was started, from which step
 tensorboard/       event files               profile/           a profiler's trace, where config.profile asks for one
-evaluation.json    the last evaluation       pictures.npz, report.html, beside.html
+evaluation.json    the last evaluation       clip_benchmark/       the same as CLIP_benchmark writes it
+pictures.npz, report.html, beside.html
 """
 
 import collections

@@ -52,13 +52,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         ),
         *("evals.prompts", "evals.logistic", "interop.proof.outputs", "interop.proof.reference_math"),
         *("losses.collect", "losses.reductions", "losses.sizes", "models.heads", "clock", "profiling"),
-        *("search.exact", "search.schema"),
+        *("search.coarse", "search.schema"),
         *("plan.chips", "plan.hlo", "plan.products"),
     ),
-    ("agreement", "peers", "search.store"),  # of processes
+    ("agreement", "peers", "search.exact"),  # of processes
     (  # placement, losses, optimizers, checkpoints, single sources
         *("tokenizer_file", "sharding", "optim", "checkpoint", "recovery", "interop.rules", "losses.logits"),
-        *("writers", "data.teacher_shards", "plan.collectives", "plan.traffic", "cli.start"),
+        *("writers", "data.teacher_shards", "plan.collectives", "plan.traffic", "cli.start", "search.store"),
         *(
             "data.images",
             "data.centroids",
@@ -70,7 +70,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "data.glyph_names",
         ),
     ),
-    ("losses.tiles", "accumulate"),
+    ("losses.tiles", "accumulate", "search.approximate"),
     ("losses.pairs", "data.teacher_manifest"),
     (
         *("losses.contrastive", "losses.sigmoid", "losses.robust", "losses.similarities", "losses.anchors"),
@@ -145,8 +145,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "evals.agreement",
         "evals.colors",
     ),  # one protocol a file
-    ("evals.suite",),
-    ("experiment", "plain"),
+    ("evals.suite", "evals.clip_datasets", "evals.side_by_side"),
+    ("experiment", "plain", "evals.suites", "evals.clip_benchmark"),
     (
         "runs",
         "store_plan",
@@ -159,7 +159,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("report.read", "interop.layouts.open_clip", "store_writing", "plan.child", "plan.times"),
     ("interop.recognize", "interop.write", "extract", "store_import", "plan.fit"),
-    ("loading", "init_from", "interop.convert", "masked_run", "students", "plan.words"),
+    ("loading", "subjects", "init_from", "interop.convert", "masked_run", "students", "plan.words"),
     ("teaching", "search.indexing"),
     ("limits", "search.engine"),
     ("train", "search.server"),
@@ -240,6 +240,8 @@ def test_imports_go_down(name):
         ("tensorflow", (), False),
         ("wandb", ("writers",), False),
         ("ml_collections", ("cli",), True),
+        ("numkong", ("search",), False),
+        ("usearch", ("search",), False),
     ],
 )
 def test_heavy_packages_stay_where_they_belong(package, where, at_once):

@@ -17,13 +17,15 @@ for (const [name, value] of Object.entries(COLORS)) {
 function words() {
   const said = text.value.trim();
   if (!color) return said;
-  return said ? `a ${color} ${said.replace(/^(an?|the)\s+/i, "")}` : color;
+  if (!said || /^without\s/i.test(said)) return `${color} ${said}`.trim();
+  return `a ${color} ${said.replace(/^(an?|the)\s+/i, "")}`;
 }
 
 function show() {
   for (const chip of at("colors").children) chip.setAttribute("aria-pressed", String(chip.textContent === color));
   at("like").hidden = like === null && picture === null;
-  at("likesaid").textContent = picture ? "your picture" : `picture ${like}`;
+  at("likesaid").textContent = picture ? "your picture" : "more like this";
+  document.title = [words(), picture || like !== null ? "a picture" : ""].filter(Boolean).join(" + ") || "Search pictures";
   if (picture) at("likeimage").src = `data:${picture.kind};base64,${picture.data}`;
   else if (like !== null) at("likeimage").src = `/thumbnails/${like}`;
 }
@@ -45,6 +47,7 @@ async function ask(push) {
   running?.abort();
   if (!Object.keys(query).length) { results.replaceChildren(); status.textContent = ""; return; }
   running = new AbortController();
+  results.setAttribute("aria-busy", "true");
   try {
     const reply = await fetch("/api/search", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(query), signal: running.signal });
     const found = await reply.json();
@@ -52,7 +55,9 @@ async function ask(push) {
     if (!reply.ok) throw new Error(found.error);
     draw(found);
   } catch (error) {
-    if (mine === asked) status.textContent = error.message;
+    if (mine === asked) { results.replaceChildren(); status.textContent = error.message; }
+  } finally {
+    if (mine === asked) results.setAttribute("aria-busy", "false");
   }
 }
 
@@ -62,27 +67,29 @@ function draw(found) {
   results.replaceChildren(...found.models.map((one, number) => {
     const [section, title, list] = ["section", "h2", "ol"].map((tag) => document.createElement(tag));
     title.id = `model${number}`;
-    title.textContent = one.model;
+    title.textContent = one.model.split("/").slice(-2).join("/");
+    title.title = one.model;
     section.setAttribute("aria-labelledby", title.id);
     list.append(...one.results.map((result) => card(result, both.has(result.number))));
     section.append(title, list);
     return section;
   }));
   const count = found.models[0].results.length;
-  const shared = found.overlap === null ? "" : `, overlap@20 ${Math.round(100 * found.overlap)}%: ${found.both.length} found by both, framed green`;
+  const shared = found.overlap === null ? "" : ` by each model; ${found.both.length} found by both (overlap@${count} ${Math.round(100 * found.overlap)}%), marked ✓`;
   status.textContent = count ? `${count} pictures${shared}` : "The index is empty.";
 }
 
 function card(result, both) {
-  const [item, button, image, name] = ["li", "button", "img", "span"].map((tag) => document.createElement(tag));
+  const [item, button, image, name, cosine] = ["li", "button", "img", "span", "small"].map((tag) => document.createElement(tag));
   item.className = both ? "both" : "";
   button.type = "button";
   button.title = `${result.name} (${result.width} × ${result.height})`;
   image.src = `/thumbnails/${result.number}`;
   image.alt = both ? `${result.name}, found by both` : result.name;
-  name.textContent = `${result.cosine.toFixed(3)} ${result.name}`;
-  name.setAttribute("aria-hidden", "true");
-  button.append(image, name);
+  name.textContent = result.name.split("/").at(-1);
+  cosine.textContent = result.cosine.toFixed(3);
+  for (const said of [name, cosine]) said.setAttribute("aria-hidden", "true");
+  button.append(image, name, cosine);
   button.onclick = () => { like = result.number; picture = null; text.value = ""; color = ""; ask(true); text.focus(); };
   item.append(button);
   return item;
@@ -90,6 +97,7 @@ function card(result, both) {
 
 function take(file) {
   if (!file) return;
+  if (!file.type.startsWith("image/")) { status.textContent = `${file.name} is not a picture.`; return; }
   if (file.size > LARGEST) { status.textContent = "The picture is too large: 12 MB at most."; return; }
   const reader = new FileReader();
   reader.onload = () => {
@@ -116,7 +124,9 @@ at("clear").onclick = () => { like = picture = null; ask(true); text.focus(); };
 document.ondragover = (event) => { event.preventDefault(); document.body.classList.add("over"); };
 document.ondragleave = () => document.body.classList.remove("over");
 document.ondrop = (event) => { event.preventDefault(); document.body.classList.remove("over"); take(event.dataTransfer.files[0]); };
+document.onpaste = (event) => { if (event.clipboardData.files.length) { event.preventDefault(); take(event.clipboardData.files[0]); } };
 document.onkeydown = (event) => {
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
   const cards = [...results.querySelectorAll("li button")], here = cards.indexOf(document.activeElement);
   if (event.key === "/" && document.activeElement !== text) { event.preventDefault(); text.focus(); text.select(); }
   else if (event.key === "Escape" && document.activeElement !== text) { event.preventDefault(); text.focus(); }

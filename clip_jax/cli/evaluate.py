@@ -1,71 +1,159 @@
-"""clip-jax evaluate: a run's checkpoint through its evaluations, as a table and JSON."""
+"""clip-jax evaluate: models through evaluations of their configs or of a named suite, as tables and JSON."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict
 from rich.console import Console
 
 from clip_jax.cli.configs import parse, take_config, to_dataclass
 from clip_jax.cli.start import define_process_flags, start
-from clip_jax.evals.embed import Encoder
-from clip_jax.evals.speed import measure_speed
-from clip_jax.evals.suite import open_evaluations, run_evaluations, table, write_json
+from clip_jax.evals import clip_benchmark
+from clip_jax.evals.protocol import Evaluation, Outcome
+from clip_jax.evals.side_by_side import column_names, differing, side_by_side
+from clip_jax.evals.speed import Speed, measure_speed
+from clip_jax.evals.suite import EvalConfig, open_evaluations, run_evaluations, table, write_json
+from clip_jax.evals.suites import SUITES, open_available, skipped_words, suite
 from clip_jax.loading import load_encoder
 from clip_jax.peers import watched
 from clip_jax.plain import to_dict
 from clip_jax.run_folder import EVALUATION, PICTURES
-from clip_jax.runs import Weights, load_run
+from clip_jax.runs import Weights, read_config
+from clip_jax.subjects import Subject, is_run, open_subject
 
-USAGE = """usage: clip-jax evaluate WORKDIR [--weights auto|ema|raw] [--step N] [--config configs/X.py]
+USAGE = f"""usage: clip-jax evaluate MODEL... [--suite [NAME]] [--teacher MODEL] [--data_dir DIR] [--out DIR]
+                        [--weights auto|ema|raw] [--step N] [--config configs/X.py]
 
-Runs the evaluations of the run's config (or of another config) on its best or newest checkpoint, times its towers, and
-writes WORKDIR/evaluation.json."""
+Runs the evaluations of each run's config, or those of another config or of a suite ({", ".join(SUITES)}) on its best or newest
+checkpoint, times its towers, and writes evaluation.json into its folder, and clip_benchmark/*.json, which that project's tools
+read. With a suite or a config a model may be anything that clip_jax.load opens: a run, a file or folder of OpenAI, open_clip,
+Hugging Face or SigLIP, hf-hub:org/repo. Several models are shown side by side."""
+_DEFAULT = "offline"
+
+_Opened = tuple[Mapping[str, Evaluation], Mapping[str, EvalConfig]]
 
 
 def main(argv: list[str]) -> int:
     """Exit code 0 once all is measured."""
     values = flags.FlagValues()
-    argv, edited = take_config(values, argv)
+    argv, edited = take_config(values, _with_suite(argv))
     weights = flags.DEFINE_enum(
         "weights", "auto", get_args(Weights), "auto: the average where there is one", flag_values=values
     )
     step = flags.DEFINE_integer(
         "step", None, "of the checkpoint; by default the best, else the newest", flag_values=values
     )
+    name = flags.DEFINE_string("suite", "", f"evaluations that need no config: {', '.join(SUITES)}", flag_values=values)
+    teacher = flags.DEFINE_string("teacher", "", "a model that a suite compares with", flag_values=values)
+    data_dir = flags.DEFINE_string("data_dir", "", "where a suite's data lie, by default TFDS's", flag_values=values)
+    out = flags.DEFINE_string("out", "", "where results go, by default the model's folder", flag_values=values)
     define_process_flags(values)
-    folders = parse(values, argv, USAGE)
-    if len(folders) != 1:
-        raise ValueError(f"give one run folder, got {folders or 'none'}; see clip-jax evaluate --help")
+    models = parse(values, argv, USAGE)
+    if not models:
+        raise ValueError("give one run folder, or several, or a model and --suite; see clip-jax evaluate --help")
+    if name.value and edited is not None:
+        raise ValueError("--suite and --config both name evaluations; give one of them")
+    if not name.value and (teacher.value or data_dir.value):
+        raise ValueError("--teacher and --data_dir are a suite's; give --suite, or set them in the config's evals")
+    columns = column_names(models)
+    evals = None if edited is None else to_dataclass(edited).evals
+    if name.value:
+        evals = suite(name.value, teacher=teacher.value, data_dir=data_dir.value)
     start(values)
     with watched():
-        _evaluate(Path(folders[0]), edited, cast(Weights, weights.value), step.value)
+        opened = _Evaluations(evals, skip=bool(name.value), teacher=teacher.value)
+        for model in models:
+            opened.check(model)
+        measured = {}
+        for model, column in zip(models, columns, strict=True):
+            folder = None if not out.value else Path(out.value) / column if len(models) > 1 else Path(out.value)
+            subject = open_subject(model, weights=cast(Weights, weights.value), step=step.value, folder=folder)
+            measured[column] = _evaluate(subject, *opened.of(subject))
+        if len(models) > 1 and jax.process_index() == 0:
+            console = Console()
+            console.print(side_by_side(measured))
+            for other in differing(
+                {column: opened.settings(model) for column, model in zip(columns, models, strict=True)}
+            ):
+                console.print(f"{other} is not the same evaluation for all: the configs differ")
     return 0
 
 
-def _evaluate(folder: Path, edited: ConfigDict | None, weights: Weights, step: int | None) -> None:
-    run = load_run(folder, weights=weights, step=step)
-    evals = run.config.evals if edited is None else to_dataclass(edited).evals
-    if not evals:
-        raise ValueError(
-            f"the config of {folder} names no evaluations; give a config whose `evals` does, with --config"
-        )
-    opened = open_evaluations(evals, load=load_encoder)
-    outcomes = run_evaluations(opened, Encoder(run.config.model, run.params, run.mesh))
-    speed = measure_speed(run.config.model, run.params, run.mesh)
+def _with_suite(argv: list[str]) -> list[str]:
+    """`--suite` without a name means the default one."""
+    found = []
+    for place, argument in enumerate(argv):
+        following = argv[place + 1] if place + 1 < len(argv) else "-"
+        named = following in SUITES or not (following.startswith(("-", "hf-hub:")) or Path(following).exists())
+        found.append(f"--suite={_DEFAULT}" if argument in ("--suite", "-suite") and not named else argument)
+    return found
+
+
+class _Evaluations:
+    """Opened once for all models that have the same ones."""
+
+    def __init__(self, evals: Mapping[str, EvalConfig] | None, *, skip: bool, teacher: str):
+        self._evals, self._skip, self._opened = evals, skip, list[_Opened]()
+        teachers = {teacher: load_encoder(teacher)} if teacher else {}  # no model there is an error, and not skipped
+        self._load = lambda source: teachers[source] if source in teachers else load_encoder(source)
+
+    def settings(self, model: str) -> Mapping[str, EvalConfig]:
+        """Of a model: given ones, or its run's."""
+        return self._evals if self._evals is not None else read_config(Path(model)).evals
+
+    def check(self, model: str) -> None:
+        """Raises FileNotFoundError or ValueError for a model without evaluations."""
+        if self._evals is None and not is_run(model):
+            raise FileNotFoundError(
+                f"{model} is no run folder with a checkpoint, so names no evaluations: give --suite or --config, or train first"
+            )
+        if not self.settings(model):
+            raise ValueError(
+                f"the config of {model} names no evaluations; give a config whose `evals` does, with --config, or --suite"
+            )
+
+    def of(self, subject: Subject) -> _Opened:
+        """Opened, and their settings. What a suite's data lack is said once."""
+        evals = subject.evals if self._evals is None else self._evals
+        for opened, settings in self._opened:
+            if settings == evals:
+                return opened, settings
+        if not self._skip:
+            self._opened.append((open_evaluations(evals, load=self._load), evals))
+            return self._opened[-1]
+        opened, skipped = open_available(evals, load=self._load)
+        self._opened.append((opened, evals))
+        if skipped and jax.process_index() == 0:
+            print(f"skipped {len(skipped)} of {len(evals)} evaluations of the suite:\n{skipped_words(skipped)}")
+        return self._opened[-1]
+
+
+def _evaluate(
+    subject: Subject, opened: Mapping[str, Evaluation], evals: Mapping[str, EvalConfig]
+) -> dict[str, Outcome]:
+    outcomes = run_evaluations(opened, subject.encoder)
+    speed = measure_speed(subject.config, subject.params, subject.mesh)
     if jax.process_index() > 0:
-        return
-    about = {"run": folder.name, "step": run.step, "weights": run.weights, "speed": dataclasses.asdict(speed)}
-    write_json(folder / EVALUATION, outcomes, about | {"evals": to_dict(evals)})
+        return outcomes
+    settings: dict[str, Any] = {"evals": {name: to_dict(evals[name]) for name in outcomes}}
+    subject.folder.mkdir(parents=True, exist_ok=True)
+    write_json(subject.folder / EVALUATION, outcomes, subject.about | {"speed": dataclasses.asdict(speed)} | settings)
+    rows = clip_benchmark.benchmark_rows(outcomes, evals, model=subject.name, pretrained=subject.pretrained)
+    clip_benchmark.write_benchmark(subject.folder / clip_benchmark.FOLDER, rows)
     pictures = {f"{name}/{key}": array for name, outcome in outcomes.items() for key, array in outcome.pictures.items()}
     if pictures:
-        np.savez_compressed(folder / PICTURES, **pictures)
+        np.savez_compressed(subject.folder / PICTURES, **pictures)
+    _print(subject, outcomes, speed)
+    return outcomes
+
+
+def _print(subject: Subject, outcomes: Mapping[str, Outcome], speed: Speed) -> None:
     console = Console()
-    console.print(f"{folder}, step {run.step:,}, {run.weights} weights")
+    console.print(subject.said)
     console.print(table(outcomes))
     console.print(
         f"encodes {speed.images:,.0f} images/s and {speed.texts:,.0f} texts/s in batches of {speed.batch_size} on "

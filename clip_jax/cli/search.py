@@ -1,6 +1,7 @@
 """clip-jax search: an index of a folder of pictures, and a local page to search in it."""
 
 import ipaddress
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
@@ -56,7 +57,7 @@ def _index(console: Console, folder: Path, source: str, out: Path) -> int:
     store = Store(out, create=True)
     rate = TextColumn("{task.fields[rate]}")
     columns = (
-        TextColumn("indexing"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TaskProgressColumn(),
@@ -65,13 +66,8 @@ def _index(console: Console, folder: Path, source: str, out: Path) -> int:
     )
     try:
         with Progress(*columns, console=console) as bar:
-            task = bar.add_task("", total=None, rate="")
-
-            def show(done: int, total: int) -> None:
-                speed = bar.tasks[0].speed
-                bar.update(task, completed=done, total=total, rate=f"{speed:,.0f} pictures/s" if speed else "")
-
-            done = update(store, model, source, folder, progress=show)
+            pictures, graph = _shown(bar, "indexing"), _shown(bar, "connecting")
+            done = update(store, model, source, folder, progress=pictures, connecting=graph)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         return 130
@@ -81,6 +77,17 @@ def _index(console: Console, folder: Path, source: str, out: Path) -> int:
     if done.damaged:
         console.print(f"{done.damaged:,} damaged files: {out / 'damaged.jsonl'} names them", markup=False)
     return 0
+
+
+def _shown(bar: Progress, said: str) -> Callable[[int, int], None]:
+    """For (done, to do): a line of its own from the first call on."""
+    task = bar.add_task(said, total=None, rate="", visible=False)
+
+    def show(done: int, total: int) -> None:
+        speed = next(one.speed for one in bar.tasks if one.id == task)
+        bar.update(task, completed=done, total=total, visible=True, rate=f"{speed:,.0f} pictures/s" if speed else "")
+
+    return show
 
 
 def _serve(console: Console, out: Path, source: str, second: str, host: str, port: int) -> int:

@@ -1,6 +1,7 @@
 """Linear probe: logistic regression on the image tower's features before the projection. Radford et al. 2021, appendix A.3."""
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 
@@ -19,12 +20,14 @@ LINEAR_PROBE_FIGURES = ("top1", "mean_per_class")
 class LinearProbeConfig:
     """source: labelled images to fit on. test: to measure on; None takes test_share of `source` for it. validation_share: of
     what is left to fit on, to choose the regularisation by; the last fit is on both. The same samples, by their uids, are
-    set apart whatever the model. limit: samples of each source, 0 for all."""
+    set apart whatever the model. metric: the figure that speaks for this set, which comes first. limit: samples of each
+    source, 0 for all."""
 
     source: SourceConfig = DigitsConfig()
     test: SourceConfig | None = None
     test_share: float = 0.3
     validation_share: float = 0.2
+    metric: Literal["accuracy", "mean_per_class"] = "accuracy"
     limit: int = 0
 
     def __post_init__(self):
@@ -74,6 +77,8 @@ class LinearProbe:
             "top1": Figure(value=metrics.top_k_accuracy(scores, places, 1), chance=chance),
             "mean_per_class": Figure(value=metrics.mean_per_class_accuracy(scores, places), chance=chance),
         }
+        if self._config.metric == "mean_per_class":
+            figures = dict(reversed(figures.items()))
         counts = {
             "images": len(test.labels),
             "fitted_on": len(rest.labels),

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 
 from clip_jax.evals.protocol import Figure, Outcome, is_share
 
-_HEADLINES = ("text_to_image_r1", "top1")  # the figure that speaks for an evaluation, else its first
+_HEADLINES = (
+    "text_to_image_r1",
+    "top1",
+    "mean_per_class",
+)  # the first of these speaks for an evaluation, else its first figure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +109,7 @@ def headlines(outcomes: Mapping[str, Outcome]) -> list[Headline]:
     found = []
     for name, outcome in outcomes.items():
         if outcome.figures:
-            figure = next((key for key in _HEADLINES if key in outcome.figures), next(iter(outcome.figures)))
+            figure = next((key for key in outcome.figures if key in _HEADLINES), next(iter(outcome.figures)))
             number = outcome.figures[figure]
             found.append(
                 Headline(name=name, figure=figure, number=number, verdict=verdict(figure, number, outcome.counts))

@@ -10,12 +10,13 @@ import numpy as np
 
 from clip_jax.data.images import decode
 from clip_jax.model import Model
+from clip_jax.search.approximate import open_vectors
 from clip_jax.search.indexing import identity
 from clip_jax.search.store import IndexedModel, Store
 
 TOP = 20
 _AWAY = 0.5  # how much of the unwanted words' embedding is subtracted
-_WITHOUT = re.compile(r"(?:^|\s+)without\s+", re.IGNORECASE)
+_WITHOUT = re.compile(r"(?:^|[\s,]+(?:(?:and|but|or)\s+)?)without\s+", re.IGNORECASE)
 _REMEMBERED = 256  # texts whose embeddings are kept: people type, delete and type again
 _LARGEST_PICTURE = 40_000_000  # pixels of a picture searched by; an original of the index may have more
 
@@ -41,10 +42,10 @@ class Searcher:
                 f"{store.out} was made with other weights of {indexed.source}: theirs are {indexed.identity[:12]}, the model's "
                 f"now {found[:12]}; bring them back, or index into a new folder"
             )
-        self.name, self._model, self._vectors = indexed.source, model, store.vectors(indexed)
-        if len(self._vectors.numbers) != store.count():
+        self.name, self._model, self._vectors = indexed.source, model, open_vectors(store, indexed)
+        if len(self._vectors) != store.count():
             raise ValueError(
-                f"{len(self._vectors.numbers)} of {store.count()} pictures have embeddings of {indexed.source}; run {command}"
+                f"{len(self._vectors)} of {store.count()} pictures have embeddings of {indexed.source}; run {command}"
             )
         self._lock, self._texts = threading.Lock(), collections.OrderedDict[str, np.ndarray]()
 
@@ -59,10 +60,10 @@ class Searcher:
             with self._lock:
                 parts.append(self._model.encode_image([pixels])[0])
         if query.like is not None:
-            place = np.flatnonzero(self._vectors.numbers == query.like)
-            if not len(place):
+            found = self._vectors.vector(query.like)
+            if found is None:
                 raise ValueError(f"no picture {query.like} in this index")
-            parts.append(self._vectors.rows[place[0]])
+            parts.append(found)
         if not parts:
             raise ValueError("the query is empty; give text, a picture, or the number of one")
         numbers, scores = self._vectors.top(_unit(np.sum(parts, axis=0)), TOP)

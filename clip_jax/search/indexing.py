@@ -19,6 +19,7 @@ from clip_jax.data.source import BadSample
 from clip_jax.durable import write_durably
 from clip_jax.model import Model
 from clip_jax.plain import to_dict
+from clip_jax.search.approximate import check_extra, connect
 from clip_jax.search.store import File, Picture, Store, shown
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".ico")
@@ -51,11 +52,13 @@ def update(
     folder: Path,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    connecting: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """Makes `store` an index of `folder` as it is now, with `model`'s embeddings; a part is durable once it is embedded.
 
-    progress: called with (files done, files to do). Raises FileNotFoundError without a folder, ValueError where the index
-    is of another folder, or where `source` held other weights when it was made.
+    progress: called with (files done, files to do). connecting: likewise, of the approximate index that more than a million
+    pictures need. Raises FileNotFoundError without a folder, ValueError where the index is of another folder, where `source`
+    held other weights when it was made, and where there are so many pictures and no library for them.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; give the folder that holds the pictures")
@@ -63,6 +66,7 @@ def update(
     store.set_folder(root)
     entry = store.add_model(source, identity(model), model.embed_dim)
     found = list(walk(root, os.fsencode(store.out.resolve())))
+    check_extra(len(found))
     gone = store.drop_all_but({file.path for file in found})
     known = store.known(entry) | {path: file for path, (file, _) in store.damaged().items()}
     new = [file for file in found if known.get(file.path) != file]
@@ -82,6 +86,7 @@ def update(
             store.add(entry, pictures, damaged)
             added += len(pictures)
             progress(start + len(part), len(new))
+    connect(store, entry, progress=connecting)
     lines = [{"file": shown(path), "reason": reason} for path, (_, reason) in store.damaged().items()]
     write_durably(store.out / _DAMAGED, [(json.dumps(line) + "\n").encode() for line in lines])
     return Outcome(pictures=store.count(), added=added, gone=gone, damaged=len(lines))
@@ -120,10 +125,10 @@ def _read(root: bytes, file: File, model: Model) -> _Read | str:
     if file.size > LARGEST_FILE:
         return f"{file.size:,} bytes, more than {LARGEST_FILE:,}"
     try:
-        path = os.path.join(root, file.path)
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(handle, "rb") as opened:
+        with os.fdopen(_open(root, file.path), "rb") as opened:
             data = opened.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            return f"more than {LARGEST_FILE:,} bytes"
         pixels = decode(data)
         square = inputs.square(pixels, 0, model.image_size, model.config.preprocess_cfg)
     except OSError as error:
@@ -131,6 +136,20 @@ def _read(root: bytes, file: File, model: Model) -> _Read | str:
     except BadSample as error:
         return error.reason
     return _Read(square=square, thumbnail=thumbnail(pixels), width=pixels.shape[1], height=pixels.shape[0])
+
+
+def _open(root: bytes, path: bytes) -> int:
+    """A descriptor of `path` below `root`. Raises OSError where any part of it has become a link since it was listed."""
+    *folders, name = path.split(b"/")
+    above = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for folder in folders:
+            inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+            os.close(above)
+            above = inner
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=above)
+    finally:
+        os.close(above)
 
 
 def thumbnail(pixels: np.ndarray) -> bytes:

@@ -67,7 +67,9 @@ OPENAPI: dict[str, Any] = {
                 "responses": {
                     "200": _json(ANSWER, "The nearest 20, best first, by each model"),
                     "400": _json(ERROR, "A query that cannot be read"),
-                    "413": _json(ERROR, "A body that is too large"),
+                    "403": _json(ERROR, "A Host header that names another machine"),
+                    "413": _json(ERROR, f"A body of more than {BODY} bytes"),
+                    "429": _json(ERROR, "Too many queries a second from one address"),
                     "503": _json(ERROR, "Too many queries at once"),
                 },
             }

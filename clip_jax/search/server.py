@@ -7,7 +7,10 @@ import ipaddress
 import json
 import re
 import socket
+import sys
 import threading
+import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -19,6 +22,7 @@ from clip_jax.search.store import Store
 _AT_ONCE = 4  # queries; more wait
 _PATIENCE = 10  # seconds that a query waits for its turn, and a connection for its next bytes
 _CONNECTIONS = 64
+_PER_SECOND, _BURST = 20, 60  # queries from one address: a fast typist needs 7 a second
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -33,6 +37,25 @@ _PAGES = {
 }
 
 
+class Rates:
+    """At most _BURST queries of an address at once, and _PER_SECOND on and on. May be shared among threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock, self._lock = clock, threading.Lock()
+        self._left: dict[str, tuple[float, float]] = {}  # by address: (queries left, when that was)
+
+    def take(self, address: str) -> bool:
+        """Whether one more is allowed now."""
+        with self._lock:
+            now = self._clock()
+            left, then = self._left.get(address, (float(_BURST), now))
+            left = min(_BURST, left + (now - then) * _PER_SECOND)
+            if len(self._left) > 1000:  # who has not asked for so long has all of them again
+                self._left = {a: was for a, was in self._left.items() if now - was[1] < _BURST / _PER_SECOND}
+            self._left[address] = (left - 1 if left >= 1 else left, now)
+            return left >= 1
+
+
 class Server(ThreadingHTTPServer):
     """Serves until `shutdown`; port 0 takes any free one (`url` tells)."""
 
@@ -41,6 +64,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, store: Store, searchers: list[Searcher]):
         self.host, self.store, self.searchers = host, store, searchers
         self.turns = threading.BoundedSemaphore(_AT_ONCE)
+        self.rates, self._closing = Rates(), False
         self._places = threading.BoundedSemaphore(_CONNECTIONS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
@@ -56,6 +80,16 @@ class Server(ThreadingHTTPServer):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Silent for whoever hung up: a page does so with each letter typed; and for whom the server's end cut off."""
+        if not (self._closing or isinstance(sys.exception(), ConnectionError | TimeoutError)):
+            super().handle_error(request, client_address)
+
+    def server_close(self) -> None:
+        """Takes no more; what is being answered may fail."""
+        self._closing = True
+        super().server_close()
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Gives the place back."""
@@ -104,6 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.path != "/api/search":
             return self._json(404, {"error": "nothing here; POST /api/search"})
+        if not self.server.rates.take(self.client_address[0]):
+            return self._json(429, {"error": f"more than {_PER_SECOND} queries a second; try again in a second"})
         if self.headers.get("Content-Type", "").split(";")[0].strip() != "application/json":
             return self._json(400, {"error": "Content-Type must be application/json"})  # other sites cannot send it
         length = self.headers.get("Content-Length", "")

@@ -181,6 +181,25 @@ class Store:
                 numbers[place], rows[place] = number, np.frombuffer(vector, "<f4")
         return Vectors(rows=rows, numbers=numbers)
 
+    def numbers(self, model: IndexedModel) -> np.ndarray:
+        """i64[N] of the pictures that have an embedding of `model`, ascending."""
+        found = self._rows("SELECT file FROM embeddings WHERE model = ? ORDER BY file", (model.id,))
+        return np.fromiter((row[0] for row in found), np.int64, len(found))
+
+    def some_vectors(self, model: IndexedModel, numbers: Sequence[int]) -> Vectors:
+        """Those of these numbers, ascending, that there are."""
+        kept, rows = [], []
+        for number in numbers:
+            found = self._rows("SELECT vector FROM embeddings WHERE model = ? AND file = ?", (model.id, number))
+            if found:
+                kept.append(number)
+                rows.append(np.frombuffer(found[0][0], "<f4"))
+        return Vectors(rows=np.array(rows, np.float32).reshape(-1, model.size), numbers=np.array(kept, np.int64))
+
+    def graph(self, model: IndexedModel) -> Path:
+        """Where the model's approximate index lies, if it has one."""
+        return self.out / f"graph-{model.id}.usearch"
+
     def about(self, number: int) -> tuple[str, int, int] | None:
         """(name to show, width, height) of a picture, None where there is none of that number."""
         found = self._rows("SELECT path, width, height FROM files WHERE id = ?", (number,))

@@ -74,7 +74,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
             ("train", "--config", "configs/base.py:ViT-B-23", "--workdir", "x"),
             "unknown model 'ViT-B-23'; did you mean 'ViT-B-32'",
         ),
-        (("evaluate",), "give one run folder"),
+        (("evaluate",), "give one run folder, or several"),
         (("evaluate", "/nonexistent"), "is no run folder"),
         (("report", "/nonexistent"), "nonexistent"),
     ],

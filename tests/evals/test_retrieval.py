@@ -102,6 +102,22 @@ def test_equals_a_brute_force(monkeypatch, seed, chunk):
         assert values(found)[f"text_to_image_r{k}"] == pytest.approx(np.mean(to_image))
 
 
+def test_exact_recall_is_a_count_over_sorted_lists():
+    """COCO's way: of five captions an image any may be found, of a caption its own image only, equal captions or not."""
+    rng = np.random.default_rng(5)
+    images = rng.standard_normal((40, 6)).astype(np.float32)
+    captions = [
+        (i // 5, f"text {i % 7}", row) for i, row in enumerate(rng.standard_normal((200, 6)).astype(np.float32))
+    ]
+    figures = retrieval_figures(embedded(images, captions), exact=True)
+    texts = np.array([row for _, _, row in captions])
+    for k in (1, 5, 10):
+        found = [any(j // 5 == i for j in np.argsort(-(texts @ images[i]))[:k]) for i in range(40)]
+        assert figures[f"image_to_text_r{k}"].value == pytest.approx(sum(found) / 40)
+        found = [j // 5 in np.argsort(-(images @ texts[j]))[:k] for j in range(200)]
+        assert figures[f"text_to_image_r{k}"].value == pytest.approx(sum(found) / 200)
+
+
 def test_random_embeddings_are_at_chance():
     rng = np.random.default_rng(3)
     images = rng.standard_normal((400, 64))

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from clip_jax.evals import zero_shot
 from clip_jax.evals.prompts import class_embeddings
 from clip_jax.evals.zero_shot import ZeroShot, ZeroShotConfig
+from clip_jax.report.figures import headlines
 from tests.evals.memory import FixedEncoder, Memory, embedded
 
 ROWS = {"a cat": [1.0, 0.0], "the cat": [0.6, 0.8], "a dog": [0.0, 1.0], "the dog": [0.0, 1.0]}
@@ -50,6 +52,49 @@ def test_top5_from_six_classes_on(monkeypatch):
     outcome = opened(monkeypatch, ZeroShotConfig(), names)(FixedEncoder(embedded(image, label=[4, 5]), rows))
     found = {name: (figure.value, figure.chance) for name, figure in outcome.figures.items()}
     assert found == {"top1": (0, 1 / 6), "top5": (1 / 2, 5 / 6), "mean_per_class": (0, 1 / 6)}
+
+
+def test_the_metric_that_speaks_for_a_set_comes_first(monkeypatch):
+    config = ZeroShotConfig(templates=TEMPLATES, metric="mean_per_class")
+    outcome = opened(monkeypatch, config, ("cat", "dog"))(FixedEncoder(embedded([[1, 0]], label=[0]), ROWS))
+    assert list(outcome.figures) == ["mean_per_class", "top1"]
+    assert headlines({"pets": outcome})[0].figure == "mean_per_class"
+
+
+def test_names_of_classes_may_be_replaced_or_read(monkeypatch, tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("cat\ndog\n")
+    configs = (
+        ZeroShotConfig(classes_file=str(file), templates=TEMPLATES),
+        ZeroShotConfig(rename=(("n1", "cat"), ("n2", "dog")), templates=TEMPLATES),
+    )
+    for config in configs:
+        outcome = opened(monkeypatch, config, ("n1", "n2"))(FixedEncoder(embedded([[0, 1]], label=[1]), ROWS))
+        assert outcome.figures["top1"].value == 1
+    with pytest.raises(FileNotFoundError, match=r"absent.txt is not there; give a text file"):
+        opened(monkeypatch, ZeroShotConfig(classes_file=str(tmp_path / "absent.txt")), ("n1", "n2"))
+    with pytest.raises(ValueError, match=r"rename has 'n3', which is no class of source 'memory': n1, n2"):
+        opened(monkeypatch, ZeroShotConfig(rename=(("n3", "cat"),)), ("n1", "n2"))
+    with pytest.raises(ValueError, match="more than one of classes, classes_file and rename"):
+        opened(monkeypatch, ZeroShotConfig(rename=(("n1", "cat"),), classes=("a", "b")), ("n1", "n2"))
+
+
+def test_figures_are_scikit_learns(monkeypatch):
+    rng, names = np.random.default_rng(0), tuple("abcdefg")
+    images, labels = rng.standard_normal((200, 8)), np.minimum(rng.geometric(0.3, 200) - 1, 6)  # not one size
+    rows = {
+        f"a photo of a {name}.": row / np.linalg.norm(row)
+        for name, row in zip(names, rng.standard_normal((7, 8)), strict=True)
+    }
+    found = embedded(images, label=labels.tolist())
+    outcome = opened(monkeypatch, ZeroShotConfig(), names)(FixedEncoder(found, rows))
+    scores = images.astype(np.float32) @ np.array(list(rows.values()), np.float32).T
+    values = {name: figure.value for name, figure in outcome.figures.items()}
+    guess = scores.argmax(axis=1)
+    assert len(np.unique(np.bincount(labels))) > 2
+    assert values["top1"] == pytest.approx(sklearn.metrics.accuracy_score(labels, guess))
+    assert values["mean_per_class"] == pytest.approx(sklearn.metrics.balanced_accuracy_score(labels, guess))
+    assert values["top5"] == pytest.approx(sklearn.metrics.top_k_accuracy_score(labels, scores, k=5, labels=range(7)))
 
 
 def test_a_collapsed_model_is_right_about_nothing(monkeypatch):
