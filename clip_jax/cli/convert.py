@@ -8,7 +8,8 @@ from rich.console import Console
 
 from clip_jax.cli.configs import parse
 from clip_jax.cli.start import prepare
-from clip_jax.interop.convert import check_destination, convert
+from clip_jax.drafts import check_destination
+from clip_jax.interop.convert import convert
 from clip_jax.interop.proof import gate
 from clip_jax.interop.recognize import open_weights
 from clip_jax.interop.write import TARGETS

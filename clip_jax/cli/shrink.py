@@ -9,7 +9,8 @@ from rich.console import Console
 from clip_jax import tree
 from clip_jax.cli.configs import parse
 from clip_jax.cli.start import prepare
-from clip_jax.interop.convert import check_destination, convert
+from clip_jax.drafts import check_destination
+from clip_jax.interop.convert import convert
 from clip_jax.masked_run import open_masked_run
 from clip_jax.models.clip import abstract_params
 from clip_jax.runs import Weights

@@ -14,8 +14,9 @@ from PIL import Image
 from clip_jax import tree
 from clip_jax.export.graph import Graph, Wanted, graph
 from clip_jax.export.half import in_half
-from clip_jax.export.runner import Runner, Unproven, quiet
+from clip_jax.export.runner import Runner, quiet
 from clip_jax.interop.packing import Precision, is_matrix
+from clip_jax.interop.proof.gate import NotProven
 
 _SAMPLE = 97  # numbers of an array that are compared before all of them are
 
@@ -23,7 +24,7 @@ _SAMPLE = 97  # numbers of an array that are compared before all of them are
 def open_file(path: Path, wanted: Wanted) -> Runner:
     """On macOS by Core ML. Elsewhere the file is read back: its inputs and outputs, that all its constants are finite, and its
     matrices, which must be ours but for the precision's rounding; and our towers run with those matrices, each operation's
-    result rounded as the file's precision rounds it. Raises Unproven where the file is not what it should be."""
+    result rounded as the file's precision rounds it. Raises NotProven where the file is not what it should be."""
     made, here = wanted.graph(), platform.system() == "Darwin"
     with quiet():
         tools: Any = importlib.import_module("coremltools")
@@ -33,10 +34,10 @@ def open_file(path: Path, wanted: Wanted) -> Runner:
     found = tuple([one.name for one in side] for side in (spec.description.input, spec.description.output))
     expected = (list(made.inputs), list(made.outputs))
     if found != expected:
-        raise Unproven(f"its inputs and outputs are {found}; expected {expected}")
+        raise NotProven(f"its inputs and outputs are {found}; expected {expected}")
     for name, array in stored:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise Unproven(f"its constant {name} holds NaN or infinity")
+            raise NotProven(f"its constant {name} holds NaN or infinity")
     matrices = _matrices(made, [array for _, array in stored], wanted.precision)
     if here:
         return Runner(run=_by_the_system(model, made, wanted), by=f"Core ML, macOS {platform.mac_ver()[0]}")
@@ -77,7 +78,7 @@ def _constants(spec: Any, weights: str) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _matrices(made: Graph, stored: Sequence[np.ndarray], precision: Precision) -> dict[str, np.ndarray]:
-    """Our matrices, f32 by path, each as it lies in the file. Raises Unproven for one that does not, or not as it was."""
+    """Our matrices, f32 by path, each as it lies in the file. Raises NotProven for one that does not, or not as it was."""
     found = {}
     for path, array in made.weights.items():
         if is_matrix(path, array.shape):
@@ -107,9 +108,9 @@ def _nearest(array: np.ndarray, stored: Sequence[np.ndarray]) -> np.ndarray | No
 
 def _check_near(path: str, ours: np.ndarray, stored: np.ndarray | None, precision: Precision) -> None:
     if stored is None:
-        raise Unproven(f"it does not hold {path} {ours.shape}")
+        raise NotProven(f"it does not hold {path} {ours.shape}")
     far, largest = float(np.abs(stored - ours).max()), float(np.abs(ours).max())
     # f16 keeps 11 bits, and int8 rounds to 127 steps of the largest of its row or column, with its scale in f16.
     allowed = largest * {"f32": 1e-6, "f16": 2.0**-11, "int8": 0.51 / 127 + 2.0**-10}[precision] + 2.0**-24
     if not far <= allowed:
-        raise Unproven(f"{path} differs from ours by {far:.2g} in the file; at most {allowed:.2g} is rounding")
+        raise NotProven(f"{path} differs from ours by {far:.2g} in the file; at most {allowed:.2g} is rounding")

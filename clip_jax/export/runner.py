@@ -19,10 +19,6 @@ class Runner:
     real: bool = True
 
 
-class Unproven(ValueError):
-    """An exported file is not the model that it was made of."""
-
-
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without what converters say of themselves: plugins for other libraries, deprecated names, bars of their passes."""

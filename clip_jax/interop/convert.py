@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from clip_jax.drafts import check_destination, drafted
 from clip_jax.experiment import TrainConfig
 from clip_jax.interop.card import Provenance, model_card
 from clip_jax.interop.proof import gate, prepared
@@ -37,22 +37,12 @@ class Converted:
     pixels: float | None
 
 
-def check_destination(destination: Path) -> None:
-    """Raises ValueError where something is there already: nothing is ever overwritten."""
-    draft = _draft(destination)
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise ValueError(f"{destination} is there already; give a folder that does not exist yet, or an empty one")
-    if draft.exists():
-        raise ValueError(f"{draft} is there, a result of an earlier attempt that was not proven; look at it, delete it")
-
-
 def convert(source: Opened, destination: Path, to: str, *, tolerance: float = gate.TOLERANCE) -> Converted:
     """Writes the folder `destination` in the layout `to`, and runs source and result on the same images and captions.
 
-    Until the proof has succeeded the folder is called DESTINATION.unproven, and there it stays where it fails; where
-    anything else goes wrong it is removed. Raises ValueError where the layout cannot hold the model or the folder cannot be
-    written, NotProven where an embedding or a logit differs by more than `tolerance`, or where the result's own library
-    reads the captions as other ids.
+    Until the proof has succeeded the folder is called DESTINATION.unproven, and there it stays where it fails (drafts.py).
+    Raises ValueError where the layout cannot hold the model or the folder cannot be written, NotProven where an embedding or
+    a logit differs by more than `tolerance`, or where the result's own library reads the captions as other ids.
     """
     _log.info("%s: %s", source.path, source.said)
     check_destination(destination)
@@ -60,8 +50,7 @@ def convert(source: Opened, destination: Path, to: str, *, tolerance: float = ga
     card = _card(source, destination.name, to)
     before = outputs(source)
     source = dataclasses.replace(source, state={})  # its arrays are in params; large models are held once less
-    draft = _make(_draft(destination))
-    try:
+    with drafted(destination) as draft:
         _write(draft, source, to)
         _log.info("written; now the result runs on the same %d images and captions", gate.COUNT)
         result = open_weights(draft)
@@ -70,19 +59,7 @@ def convert(source: Opened, destination: Path, to: str, *, tolerance: float = ga
         gate.check(difference, tolerance)
         pixels = _check_prepared(draft, result, to)
         (draft / "README.md").write_text(card(difference))
-        if destination.exists():
-            destination.rmdir()
-        draft.rename(destination)
-    except gate.NotProven as error:
-        raise gate.NotProven(f"{error}\nThe files are left in {draft}") from error
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     return Converted(result=result, difference=difference, pixels=pixels)
-
-
-def _draft(destination: Path) -> Path:
-    return destination.with_name(destination.name + ".unproven")
 
 
 def _check_layout(config: CLIPConfig, to: str) -> None:
@@ -99,15 +76,6 @@ def _can_hold(config: CLIPConfig, layout: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _make(draft: Path) -> Path:
-    """The folder, which is this process's alone."""
-    try:
-        draft.mkdir(parents=True)
-    except OSError as error:
-        raise ValueError(f"{draft} cannot be written: {error.strerror or error}") from error
-    return draft
 
 
 def _write(draft: Path, source: Opened, to: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from clip_jax.interop import folder
 from clip_jax.interop.files import hub, tensors
 from clip_jax.interop.layouts import big_vision, huggingface, huggingface_files, open_clip, openai
+from clip_jax.interop.packing import restored
 from clip_jax.interop.rules import Rule, State, from_theirs
 from clip_jax.models.clip import CLIPConfig, abstract_params
 from clip_jax.models.presets import preset
@@ -141,7 +142,7 @@ def _need(settings: Path, path: Path, whose: str) -> None:
 def _ours(path: Path, state: State) -> Opened:
     config, _, origin = folder.read_settings(path.parent)
     said = "a clip_jax model" + (f", from {origin['source']}" if "source" in origin else "")
-    found = _read("clip_jax", said, path, state, config, {}, folder.rules(config), "")
+    found = _read("clip_jax", said, path, restored(state), config, {}, folder.rules(config), "")
     return dataclasses.replace(found, origin=origin)
 
 
