@@ -83,10 +83,8 @@ def _matrices(made: Graph, stored: Sequence[np.ndarray], precision: Precision) -
     for path, array in made.weights.items():
         if is_matrix(path, array.shape):
             pieces = list(array) if array.ndim == 3 else [array]  # of stacked layers, one each
-            nearest = [_nearest(piece, stored) for piece in pieces]
-            for piece, near in zip(pieces, nearest, strict=True):
-                _check_near(path, piece, near, precision)
-            found[path] = np.stack(nearest) if array.ndim == 3 else nearest[0]
+            near = [_checked(path, piece, _nearest(piece, stored), precision) for piece in pieces]
+            found[path] = np.stack(near) if array.ndim == 3 else near[0]
     return found
 
 
@@ -106,7 +104,8 @@ def _nearest(array: np.ndarray, stored: Sequence[np.ndarray]) -> np.ndarray | No
     return None if best is None else np.asarray(best, np.float32)
 
 
-def _check_near(path: str, ours: np.ndarray, stored: np.ndarray | None, precision: Precision) -> None:
+def _checked(path: str, ours: np.ndarray, stored: np.ndarray | None, precision: Precision) -> np.ndarray:
+    """`stored`, where it is ours but for rounding."""
     if stored is None:
         raise NotProven(f"it does not hold {path} {ours.shape}")
     far, largest = float(np.abs(stored - ours).max()), float(np.abs(ours).max())
@@ -114,3 +113,4 @@ def _check_near(path: str, ours: np.ndarray, stored: np.ndarray | None, precisio
     allowed = largest * {"f32": 1e-6, "f16": 2.0**-11, "int8": 0.51 / 127 + 2.0**-10}[precision] + 2.0**-24
     if not far <= allowed:
         raise NotProven(f"{path} differs from ours by {far:.2g} in the file; at most {allowed:.2g} is rounding")
+    return stored

@@ -56,7 +56,13 @@ class Wanted:
 
 
 def graph(
-    config: CLIPConfig, params: Any, name: Tower, *, preprocess: bool, stored: Precision = "f32", tables: Precision = "f32"
+    config: CLIPConfig,
+    params: Any,
+    name: Tower,
+    *,
+    preprocess: bool,
+    stored: Precision = "f32",
+    tables: Precision = "f32",
 ) -> Graph:
     """A tower, or both with their logits.
 

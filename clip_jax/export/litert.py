@@ -18,7 +18,8 @@ def write(wanted: Wanted, path: Path) -> None:
     graph = wanted.graph(tables=wanted.precision)
     lowered = jax.jit(graph.function).trace(*graph.abstract(wanted.batch)).lower(lowering_platforms=("cpu",))
     program = io.BytesIO()
-    lowered.compiler_ir("stablehlo").operation.write_bytecode(program)
+    stable: Any = lowered.compiler_ir("stablehlo")
+    stable.operation.write_bytecode(program)
     with quiet():
         converter: Any = importlib.import_module("litert_converter.converter_api_ext")
         mlir: Any = importlib.import_module("litert_converter.mlir.ir")

@@ -21,7 +21,9 @@ def write(wanted: Wanted, path: Path) -> None:
     with quiet():
         convert: Any = importlib.import_module("jax2onnx").to_onnx
         onnx: Any = importlib.import_module("onnx")
-        jax.make_jaxpr(graph.function)(*graph.abstract(1))  # the towers are built before jax2onnx patches what builds them
+        jax.make_jaxpr(graph.function)(
+            *graph.abstract(1)
+        )  # the towers are built before jax2onnx patches what builds them
         model = convert(
             graph.function,
             inputs=graph.abstract(_BATCH),
@@ -75,4 +77,3 @@ def _products(model: Any, onnx: Any) -> None:
         if node.op_type == "Gemm" and plain and (len(node.input) < 3 or factors.get("beta", 1.0) == 0.0):
             node.op_type = "MatMul"
             del node.input[2:], node.attribute[:]
-

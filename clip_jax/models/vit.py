@@ -136,7 +136,12 @@ class AttentionPool(nnx.Module):
 
 def patchify(images: jax.Array, patch: int) -> jax.Array:
     """[B, S, S, 3] -> [B, (S//P)^2, P*P*3]; patches row by row, each as (row, column, channel)."""
-    batch, rows, columns, channels = images.shape[0], images.shape[1] // patch, images.shape[2] // patch, images.shape[3]
+    batch, rows, columns, channels = (
+        images.shape[0],
+        images.shape[1] // patch,
+        images.shape[2] // patch,
+        images.shape[3],
+    )
     x = images[:, : rows * patch, : columns * patch].reshape(batch, rows, patch, columns, patch, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
 

@@ -1,0 +1,146 @@
+"""README.md of a folder of exports: what lies there, how far each file is from the model it was made of, how it is run."""
+
+from collections.abc import Iterable
+
+from clip_jax.export.measure import COSINES, TOP
+from clip_jax.export.record import Exported, Record
+from clip_jax.interop.card_tables import architecture, cell, preparation, table
+from clip_jax.models.clip import CLIPConfig
+
+
+def card(name: str, config: CLIPConfig, record: Record) -> str:
+    """Markdown, for a folder called `name`."""
+    made = ", ".join(f"{package} {version}" for package, version in record.made_with.items())
+    sections = (
+        ("Files", _files(record)),
+        ("Architecture", architecture(config, None, None)),
+        ("Input", f"{preparation(config)}\n\n{_arrays(config, record.files)}"),
+        ("How to run them", _running(record)),
+        ("Made with", cell(made)),
+    )
+    text = "\n\n".join(f"## {title}\n\n{body}" for title, body in sections)
+    return f"# {cell(name)}\n\nExported by clip_jax from {cell(record.source)}.\n\n{text}\n"
+
+
+def measured_rows(record: Record) -> list[tuple[str, ...]]:
+    """The files' figures as HEAD names them."""
+    return [
+        (
+            file.path,
+            f"{file.bytes / 1e6:.2f}",
+            f"{file.parameters:,}",
+            "" if file.p50 is None else f"{file.p50:.1f}",
+            "" if file.p95 is None else f"{file.p95:.1f}",
+            f"{file.largest:.1e}",
+            f"{file.mean:.1e}",
+            f"{file.cosine:.6f}",
+            f"{100 * file.overlap:.1f}",
+        )
+        for file in record.files
+    ]
+
+
+HEAD = (
+    "file",
+    "MB",
+    "parameters",
+    "p50 ms",
+    "p95 ms",
+    "largest difference",
+    "mean difference",
+    "smallest cosine",
+    f"overlap@{TOP} %",
+)
+
+
+def explained(record: Record) -> str:
+    """What the figures mean, in a paragraph."""
+    limits = ", ".join(f"{cosine:g} in {precision}" for precision, cosine in COSINES.items())
+    said = (
+        f"Each file ran on the same {record.samples} images and captions as the model in f32. Differences are those of an "
+        f"element of an embedding of length 1; cosines are those of both embeddings of one input, and below {limits} a file is "
+        f"not handed out. Overlap@{TOP}: the share of the first {TOP} images of each caption that are the model's own; a tower "
+        "is paired with the model's other one. Milliseconds are those of one call on the machine that exported."
+    )
+    if record.overlaps:
+        both = ", ".join(f"{100 * share:.1f} % {name}" for name, share in record.overlaps.items())
+        said += f" With both towers of a kind together the overlap is {both}."
+    unrun = sorted({file.by for file in record.files if file.p50 is None})
+    if unrun:
+        said += f" Core ML runs on Apple's systems alone; elsewhere its files are read back and computed by {'; '.join(unrun)}."
+    return said
+
+
+def _files(record: Record) -> str:
+    return f"{table(HEAD, measured_rows(record), right=1)}\n\n{explained(record)}"
+
+
+def _arrays(config: CLIPConfig, files: Iterable[Exported]) -> str:
+    size, length = config.vision_cfg.image_size, config.text_cfg.context_length
+    raw = any(file.preprocess for file in files)
+    pixels = "u8, RGB, 0 to 255: scaling and normalising are inside" if raw else "f32, RGB, normalised as above"
+    return (
+        f"`pixels`: [batch, {size}, {size}, 3], {pixels}. `tokens`: i32 [batch, {length}]; the tokenizer lies beside, for "
+        f"transformers' AutoTokenizer with padding to {length}. `image_embedding`, `text_embedding`: f32 "
+        f"[batch, {config.embed_dim}], of length 1."
+    )
+
+
+def _running(record: Record) -> str:
+    parts = []
+    for format_, (library, code) in SNIPPETS.items():
+        file = next((one for one in record.files if one.format == format_), None)
+        if file is not None:
+            what = "text" if file.tower == "text" else "image"
+            given = {"text": "tokens", "image": "pixels"}[what]
+            filled = code
+            for mark, value in (
+                ("FILE", file.path),
+                ("FOLDER", file.path.split("/")[0]),
+                ("INPUT", given),
+                ("WHAT", what),
+            ):
+                filled = filled.replace(mark, value)
+            parts.append(f"With {library}:\n\n```python\n{filled}\n```")
+    return "\n\n".join(parts)
+
+
+SNIPPETS = {
+    "onnx": (
+        "onnxruntime",
+        """import onnxruntime
+
+session = onnxruntime.InferenceSession("FILE")
+(embedding,) = session.run(["WHAT_embedding"], {"INPUT": INPUT})""",
+    ),
+    "litert": (
+        "LiteRT",
+        """from ai_edge_litert.interpreter import Interpreter
+
+run = Interpreter(model_path="FILE").get_signature_runner()
+embedding = run(INPUT=INPUT)["WHAT_embedding"]""",
+    ),
+    "coreml": (
+        "Core ML on macOS",
+        """import coremltools
+
+model = coremltools.models.MLModel("FILE")
+embedding = model.predict({"INPUT": INPUT})["WHAT_embedding"]""",
+    ),
+    "jax": (
+        "JAX",
+        """from pathlib import Path
+
+import jax.export
+
+call = jax.export.deserialize(bytearray(Path("FILE").read_bytes())).call
+(embedding,) = call(INPUT)""",
+    ),
+    "safetensors": (
+        "clip_jax",
+        """import clip_jax
+
+model = clip_jax.load("FOLDER")
+embedding = model.encode_image(["photo.jpg"])""",
+    ),
+}
