@@ -4,16 +4,18 @@ from pathlib import Path
 from typing import cast, get_args
 
 from absl import flags
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from clip_jax.cli.configs import parse
 from clip_jax.cli.start import prepare
 from clip_jax.drafts import check_destination
-from clip_jax.export.card import HEAD, explained, measured_rows
+from clip_jax.export.card import explained, measured_rows
 from clip_jax.export.folder import Order, export_model
 from clip_jax.export.formats import FORMATS, Kind, check_installed
 from clip_jax.export.graph import TOWERS, Tower
+from clip_jax.export.measure import TOP
 from clip_jax.export.record import Record
 from clip_jax.interop.packing import PRECISIONS, Precision
 from clip_jax.interop.proof import gate
@@ -84,9 +86,11 @@ def _check(name: str, chosen: list[str], allowed: tuple[str, ...]) -> None:
 
 
 def _table(record: Record) -> Table:
-    shown = Table()
-    for i, title in enumerate(HEAD):
-        shown.add_column(title, justify="right" if i else "left", no_wrap=not i)
-    for row in measured_rows(record):
-        shown.add_row(*row)
+    """In 80 columns."""
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    shown.add_column("file", no_wrap=True)
+    for title in ("MB", "p50", "p95", "largest", "mean", "cosine", f"top {TOP}"):
+        shown.add_column(title, justify="right", no_wrap=True)
+    for path, megabytes, _, *rest in measured_rows(record):
+        shown.add_row(path.rsplit(".", 1)[0], megabytes, *rest)
     return shown

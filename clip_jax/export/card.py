@@ -62,9 +62,6 @@ def explained(record: Record) -> str:
         f"not handed out. Overlap@{TOP}: the share of the first {TOP} images of each caption that are the model's own; a tower "
         "is paired with the model's other one. Milliseconds are those of one call on the machine that exported."
     )
-    if record.overlaps:
-        both = ", ".join(f"{100 * share:.1f} % {name}" for name, share in record.overlaps.items())
-        said += f" With both towers of a kind together the overlap is {both}."
     unrun = sorted({file.by for file in record.files if file.p50 is None})
     if unrun:
         said += f" Core ML runs on Apple's systems alone; elsewhere its files are read back and computed by {'; '.join(unrun)}."
@@ -72,7 +69,11 @@ def explained(record: Record) -> str:
 
 
 def _files(record: Record) -> str:
-    return f"{table(HEAD, measured_rows(record), right=1)}\n\n{explained(record)}"
+    parts = [table(HEAD, measured_rows(record), right=1), explained(record)]
+    if record.overlaps:
+        rows = [(name, f"{100 * share:.1f}") for name, share in record.overlaps.items()]
+        parts.append(f"Both towers of a kind together:\n\n{table(('', f'overlap@{TOP} %'), rows, right=1)}")
+    return "\n\n".join(parts)
 
 
 def _arrays(config: CLIPConfig, files: Iterable[Exported]) -> str:

@@ -63,8 +63,9 @@ def _fewer_bits(path: Path, precision: str) -> None:
 
 def open_file(path: Path, wanted: Wanted) -> Runner:
     """By LiteRT's interpreter, on the CPU."""
-    runtime: Any = importlib.import_module("ai_edge_litert.interpreter")
-    signature = runtime.Interpreter(model_path=str(path)).get_signature_runner()
+    with quiet():
+        runtime: Any = importlib.import_module("ai_edge_litert.interpreter")
+        signature = runtime.Interpreter(model_path=str(path)).get_signature_runner()
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: np.array(output) for name, output in signature(**inputs).items()}

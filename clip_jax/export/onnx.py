@@ -49,10 +49,9 @@ def write(wanted: Wanted, path: Path) -> None:
 
 def open_file(path: Path, wanted: Wanted) -> Runner:
     """By onnxruntime, on the CPU."""
-    runtime: Any = importlib.import_module("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    with quiet():
+        runtime: Any = importlib.import_module("onnxruntime")
+        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
