@@ -89,8 +89,8 @@ def _table(record: Record) -> Table:
     """In 80 columns."""
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
     shown.add_column("file", no_wrap=True)
-    for title in ("MB", "p50", "p95", "largest", "mean", "cosine", f"top {TOP}"):
+    for title in ("MB", "p50", "p95", "largest", "cosine", f"top {TOP}"):
         shown.add_column(title, justify="right", no_wrap=True)
-    for path, megabytes, _, *rest in measured_rows(record):
-        shown.add_row(path.rsplit(".", 1)[0], megabytes, *rest)
+    for path, megabytes, _, p50, p95, largest, _, *rest in measured_rows(record):
+        shown.add_row(path.rsplit(".", 1)[0], megabytes, p50, p95, largest, *rest)
     return shown

@@ -38,6 +38,13 @@ class Order:
     preprocess: bool = False
     batch: int | None = None
 
+    def __post_init__(self):
+        """Raises ValueError for what no file can be."""
+        if self.preprocess and (self.batch or 1) > 1 and any(kind.format == "coreml" for kind in self.kinds):
+            raise ValueError(
+                f"Core ML takes one picture at a time, not {self.batch}: leave out preprocess, or the batch"
+            )
+
     def files(self, config: CLIPConfig, params: Any) -> Iterator[tuple[Kind, Path, Wanted]]:
         """Each file's kind, its path within the folder, and what it holds."""
         for kind in self.kinds:

@@ -13,6 +13,7 @@ from clip_jax.export.half import Function, within_half
 from clip_jax.interop.packing import Precision, Quantized, is_table, packed
 from clip_jax.models.clip import CLIPConfig, bind
 from clip_jax.models.layers import Running
+from clip_jax.models.resnet import ResNetConfig, with_norms_folded
 
 Tower = Literal["image", "text", "joint"]
 TOWERS: tuple[Tower, ...] = ("image", "text", "joint")
@@ -21,7 +22,8 @@ TOWERS: tuple[Tower, ...] = ("image", "text", "joint")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Graph:
     """name: of the file. function: arrays by `inputs`' order -> as many as `outputs`. inputs: name -> (shape without the
-    batch, dtype). parameters: numbers inside. weights: by our paths, f32."""
+    batch, dtype). parameters: numbers inside. weights: by our paths, f32, a ResNet's
+    with its norms folded in."""
 
     name: Tower
     function: Function
@@ -74,6 +76,8 @@ def graph(
     config = dataclasses.replace(config, dtype="float32", running=Running(scan=False))
     image, text = name != "text", name != "image"
     paths = {path: np.asarray(leaf, np.float32) for path, leaf in tree.leaves_by_path(params).items()}
+    if isinstance(config.vision_cfg, ResNetConfig):
+        paths = with_norms_folded(paths)
     names = [path for path in paths if path.startswith(("visual/",) * image + ("text/",) * text)]
     size, context = config.vision_cfg.image_size, config.text_cfg.context_length
     inputs: dict[str, tuple[tuple[int, ...], np.dtype]] = {}

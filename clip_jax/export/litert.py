@@ -44,10 +44,13 @@ def write(wanted: Wanted, path: Path) -> None:
 def _fewer_bits(path: Path, precision: str) -> None:
     """In place."""
     quantizer: Any = importlib.import_module("ai_edge_quantizer.quantizer").Quantizer(str(path))
+    types: Any = importlib.import_module("ai_edge_quantizer.qtyping")
     if precision == "int8":
         quantizer.load_quantization_recipe(importlib.import_module("ai_edge_quantizer.recipe").dynamic_wi8_afp32())
+        quantizer.update_quantization_recipe(  # the runtime refuses an int8 constant on their left, such as MAP's one query
+            regex=".*", operation_name=types.TFLOperationName.BATCH_MATMUL, algorithm_key="no_quantize"
+        )
     else:
-        types: Any = importlib.import_module("ai_edge_quantizer.qtyping")
         quantizer.update_quantization_recipe(
             regex=".*",
             operation_name=types.TFLOperationName.ALL_SUPPORTED,
@@ -65,7 +68,9 @@ def open_file(path: Path, wanted: Wanted) -> Runner:
     """By LiteRT's interpreter, on the CPU."""
     with quiet():
         runtime: Any = importlib.import_module("ai_edge_litert.interpreter")
-        signature = runtime.Interpreter(model_path=str(path)).get_signature_runner()
+        interpreter = runtime.Interpreter(model_path=str(path))
+        interpreter.allocate_tensors()
+        signature = interpreter.get_signature_runner()
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: np.array(output) for name, output in signature(**inputs).items()}

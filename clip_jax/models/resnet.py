@@ -6,11 +6,12 @@ pixels out (Zhang 2019), and attention instead of the last average.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from clip_jax.models.layers import Linear, Running, check_sizes, linear
@@ -229,7 +230,10 @@ class AttentionPool(nnx.Module):
 def halved(x: jax.Array) -> jax.Array:
     """[B, H, W, C] -> [B, H/2, W/2, C]: the mean of each 2 x 2."""
     batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+    x = x.reshape(batch, height // 2, 2, width, channels).mean(
+        2
+    )  # one after the other: Core ML has no more than 5 dimensions
+    return x.reshape(batch, height // 2, width // 2, 2, channels).mean(3)
 
 
 def _stage(entering: int, inner: int, depth: int, *, halves: bool, rngs: nnx.Rngs) -> nnx.Dict:
@@ -269,3 +273,19 @@ def _check(config: ResNetConfig) -> None:
         )
     if config.image_size % REDUCTION:
         raise ValueError(f"image_size {config.image_size} is not a multiple of {REDUCTION}, which a ResNet needs")
+
+
+def with_norms_folded(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same tower by path, but its batch norms' running statistics and scales are in the kernels before them: only biases are
+    left to the norms. Of a trained model, for evaluation alone."""
+    found = dict(leaves)
+    for path, var in leaves.items():
+        norm, _, last = path.rpartition("/")
+        if last == "var":
+            kernel = f"{'conv'.join(norm.rsplit('bn', 1))}/kernel"  # layer1/0/bn2 is that of layer1/0/conv2
+            factor = leaves[f"{norm}/scale"] / np.sqrt(var + np.float32(_EPS))
+            found[kernel] = leaves[kernel] * factor
+            found[f"{norm}/bias"] = leaves[f"{norm}/bias"] - leaves[f"{norm}/mean"] * factor
+            found[f"{norm}/mean"], found[f"{norm}/scale"] = np.zeros_like(var), np.ones_like(var)
+            found[path] = np.full_like(var, 1 - _EPS)
+    return found

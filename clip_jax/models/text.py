@@ -80,21 +80,21 @@ class TextTransformer(nnx.Module):
         x = self.token_embedding[...][tokens].astype(dtype)
         x = x + self.positional_embedding[None, : tokens.shape[1]].astype(dtype)
         x = run_blocks(self.blocks, x, self.running)
-        x = jnp.take_along_axis(x, self._pooled(tokens)[:, None, None], axis=1)[:, 0]
-        x = self.ln_final(x)
+        x = self.ln_final(self._read(x, tokens))
         return x if self.proj is None else self.proj(x)
 
-    def _pooled(self, tokens: jax.Array) -> jax.Array:
-        """Where in each text the output is read: i32[B, L] -> i32[B]."""
+    def _read(self, x: jax.Array, tokens: jax.Array) -> jax.Array:
+        """The output at which each text is read: [B, L, D], i32[B, L] -> [B, D]."""
         match self.config.pool_type:
-            case "argmax":
-                return tokens.argmax(axis=-1).astype(jnp.int32)
-            case "eos":
-                return (tokens == self.config.eos_id).argmax(axis=-1).astype(jnp.int32)
-            case "last":
-                return jnp.full(tokens.shape[:1], tokens.shape[1] - 1, jnp.int32)
             case "first":
-                return jnp.zeros(tokens.shape[:1], jnp.int32)
+                return x[:, 0]
+            case "last":
+                return x[:, -1]
+            case "argmax":
+                at = tokens.argmax(axis=-1)
+            case "eos":
+                at = (tokens == self.config.eos_id).argmax(axis=-1)
+        return jnp.take_along_axis(x, at.astype(jnp.int32)[:, None, None], axis=1)[:, 0]
 
 
 def _check(config: TextConfig, embed_dim: int) -> None:
