@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -44,11 +45,16 @@ def measure(runner: Runner, wanted: Wanted, graph: Graph, samples: Samples) -> t
     Raises NotProven where an output is not finite, a text tower has collapsed, embeddings are further from ours than rounding
     to the precision explains, logits do not follow from embeddings, or another size of batch is refused or changes them.
     """
-    outputs = _embeddings(runner, wanted, graph, samples)
-    for name, found in outputs.items():
-        _check(name, found, samples.outputs[name], wanted.precision)
+    calls = list(_calls(runner, wanted, graph, samples))
+    outputs = {
+        name: np.concatenate([call[name] for call in calls])[: len(samples)]
+        for name in graph.outputs
+        if name in samples.outputs
+    }
+    _check(outputs, calls, samples, wanted.precision)
     if wanted.batch is None:
-        _check_together(runner, wanted, graph, samples)
+        together = _called(runner, graph, samples, np.arange(_FEW))
+        _check({name: together[name] for name in outputs}, [together], samples, wanted.precision)
     expected = {name: samples.outputs[name] for name in outputs}
     differences = np.concatenate([np.abs(outputs[name] - expected[name]).ravel() for name in outputs])
     times = _times(runner, wanted, graph, samples) if runner.real else None
@@ -70,27 +76,39 @@ def overlap(outputs: dict[str, np.ndarray], samples: Samples) -> float:
     return float(ranking.overlap(*lists).mean())
 
 
-def _embeddings(runner: Runner, wanted: Wanted, graph: Graph, samples: Samples) -> dict[str, np.ndarray]:
-    batch, found = wanted.batch or 1, []
+def _calls(runner: Runner, wanted: Wanted, graph: Graph, samples: Samples) -> Iterator[dict[str, np.ndarray]]:
+    """All outputs for all samples, batch by batch; the last sample is repeated where they do not fill one."""
+    batch = wanted.batch or 1
     for start in range(0, len(samples), batch):
-        rows = np.minimum(np.arange(start, start + batch), len(samples) - 1)
-        given = runner.run(samples.inputs(graph.inputs, rows))
-        if missing := [name for name in graph.outputs if name not in given]:
-            raise NotProven(f"it has no output {', '.join(missing)}, but {', '.join(given)}")
-        _check_logits(given, samples)
-        found.append({name: given[name] for name in graph.outputs if name in samples.outputs})
-    return {name: np.concatenate([one[name] for one in found])[: len(samples)] for name in found[0]}
+        yield _called(runner, graph, samples, np.minimum(np.arange(start, start + batch), len(samples) - 1))
 
 
-def _check(name: str, found: np.ndarray, expected: np.ndarray, precision: Precision) -> None:
-    what = name.replace("_", " ") + "s"
+def _called(runner: Runner, graph: Graph, samples: Samples, rows: np.ndarray) -> dict[str, np.ndarray]:
+    given = runner.run(samples.inputs(graph.inputs, rows))
+    if missing := [name for name in graph.outputs if name not in given]:
+        raise NotProven(f"it has no output {', '.join(missing)}, but {', '.join(given)}")
+    return given
+
+
+def _check(
+    outputs: Mapping[str, np.ndarray], calls: Sequence[Mapping[str, np.ndarray]], samples: Samples, precision: Precision
+) -> None:
+    """outputs: embeddings of the first samples; calls: all outputs of the calls that gave them."""
+    for name, found in outputs.items():
+        _check_embeddings(name.replace("_", " ") + "s", found, samples.outputs[name][: len(found)], precision)
+    if "logits" in calls[0]:
+        far = max(_logits_off(call, samples) for call in calls)
+        allowed = 2.0**-9 * (samples.scale + abs(samples.bias))  # of numbers of their size in f16
+        if not far <= allowed:
+            raise NotProven(f"its logits differ by {far:.2g} from what its embeddings give; at most {allowed:.2g}")
+
+
+def _check_embeddings(what: str, found: np.ndarray, expected: np.ndarray, precision: Precision) -> None:
     if found.shape != expected.shape:
         raise NotProven(f"its {what} are {found.shape}; expected {expected.shape}")
     if not np.isfinite(found).all():
         rows = int((~np.isfinite(found)).any(axis=1).sum())
-        raise NotProven(
-            f"{rows} of its {len(found)} {what} hold NaN or infinity: a number left the range of {precision}"
-        )
+        raise NotProven(f"{rows} of its {len(found)} {what} hold NaN or infinity: a number left the range of {precision}")
     if _likeness(found) > max(_ALIKE, _likeness(expected) + 0.01):
         raise NotProven(
             f"it has collapsed: its {what} of {len(found)} different inputs are all alike (mean cosine {_likeness(found):.4f}; "
@@ -106,23 +124,10 @@ def _check(name: str, found: np.ndarray, expected: np.ndarray, precision: Precis
         raise NotProven(f"its {what} differ from ours by {largest:.2g}; at most {TOLERANCE:g} in f32")
 
 
-def _check_logits(given: dict[str, np.ndarray], samples: Samples) -> None:
-    if "logits" not in given:
-        return
-    cosines = given["image_embedding"] @ given["text_embedding"].T
-    far = float(np.abs(given["logits"] - (samples.scale * cosines + samples.bias)).max())
-    allowed = 2.0**-9 * (samples.scale + abs(samples.bias))  # of numbers of their size in f16
-    if not far <= allowed:
-        raise NotProven(f"its logits differ by {far:.2g} from what its embeddings give; at most {allowed:.2g}")
-
-
-def _check_together(runner: Runner, wanted: Wanted, graph: Graph, samples: Samples) -> None:
-    """Several samples at once, of a file that takes any number."""
-    found = runner.run(samples.inputs(graph.inputs, np.arange(_FEW)))
-    for name in graph.outputs:
-        if name in samples.outputs:
-            _check(name, found[name], samples.outputs[name][:_FEW], wanted.precision)
-    _check_logits(found, samples)
+def _logits_off(call: Mapping[str, np.ndarray], samples: Samples) -> float:
+    """Largest difference of a call's logits from those that its embeddings give."""
+    cosines = call["image_embedding"] @ call["text_embedding"].T
+    return float(np.abs(call["logits"] - (samples.scale * cosines + samples.bias)).max())
 
 
 def _times(runner: Runner, wanted: Wanted, graph: Graph, samples: Samples) -> list[float]:

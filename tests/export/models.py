@@ -27,7 +27,7 @@ CONFIGS = {
         text_cfg=dataclasses.replace(_TEXT, no_causal_mask=True, pool_type="last", proj_bias=True),
     ),
     "resnet": CLIPConfig(
-        embed_dim=32, vision_cfg=ResNetConfig(layers=(1, 1, 1, 1), width=8, image_size=32), text_cfg=_TEXT
+        embed_dim=32, vision_cfg=ResNetConfig(layers=(1, 1, 1, 1), width=8, image_size=64), text_cfg=_TEXT
     ),
 }
 

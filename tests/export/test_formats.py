@@ -1,0 +1,91 @@
+"""Every format in every precision, written by its converter and run by its runtime."""
+
+import importlib.util
+import itertools
+
+import numpy as np
+import pytest
+
+from clip_jax.export.formats import FORMATS, check_installed
+from clip_jax.export.measure import measure
+from clip_jax.interop.proof.gate import NotProven
+from tests.export.models import wanted
+
+LIMITS = {"f32": 1e-5, "f16": 5e-3, "int8": 0.1}  # of an element of an embedding
+# Each format, precision, kind of model and tower at least once; a file takes seconds, so the rest is for `make test-all`.
+QUICK = [
+    *(("vit", "joint", name, "int8") for name in FORMATS),
+    *(("vit", "text", name, "f16") for name in ("onnx", "litert", "coreml")),
+    *(("siglip", "joint", name, "int8") for name in ("onnx", "litert", "coreml")),
+    *(("resnet", "image", name, "int8") for name in ("litert", "coreml")),
+    *(("vit", "image", name, "f32") for name in ("onnx", "coreml")),
+]
+SLOW = [
+    case
+    for case in itertools.product(("vit", "siglip", "resnet"), ("joint", "image"), FORMATS, LIMITS)
+    if case not in QUICK and (case[1] == "joint" or not FORMATS[case[2]].whole)
+]
+CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+
+
+def need(name):
+    missing = [module for module in FORMATS[name].needs if importlib.util.find_spec(module) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: pip install 'clip_jax[export]'")
+
+
+def bytes_of(path):
+    return sum(one.stat().st_size for one in ([path] if path.is_file() else path.rglob("*")) if one.is_file())
+
+
+@pytest.mark.parametrize(("kind", "tower", "name", "precision"), CASES)
+def test_a_file_is_the_model(exported, tmp_path, kind, tower, name, precision):
+    need(name)
+    config, params, samples = exported(kind)
+    one = FORMATS[name]
+    file = wanted(
+        config, params, tower, precision, preprocess=kind == "siglip", batch=None if one.flexible else 1
+    )
+    path = tmp_path / one.name(tower)
+    one.write(file, path)
+    found, _ = measure(one.open_file(path, file), file, file.graph(), samples)
+    assert found.largest < LIMITS[precision]
+    numbers = file.graph().parameters
+    if kind == "vit":  # nearly all of it is one table
+        assert bytes_of(path) < numbers * {"f32": 4, "f16": 2, "int8": 1}[precision] * 1.1 + 150_000
+
+
+@pytest.mark.parametrize("name", ["onnx", "litert", "coreml", "jax"])
+def test_a_fixed_batch(exported, tmp_path, name):
+    need(name)
+    config, params, samples = exported("vit")
+    file = wanted(config, params, "image", "f16", batch=3)
+    path = tmp_path / FORMATS[name].name("image")
+    FORMATS[name].write(file, path)
+    runner = FORMATS[name].open_file(path, file)
+    measure(runner, file, file.graph(), samples)
+    if runner.real:
+        with pytest.raises(Exception):  # noqa: B017, PT011: each runtime has its own
+            runner.run({"pixels": samples.pixels[:2]})
+
+
+def test_a_core_ml_file_with_other_weights_is_refused(exported, tmp_path):
+    need("coreml")
+    config, params, _ = exported("vit")
+    file = wanted(config, params, "image", "f16", batch=1)
+    path = tmp_path / "image.mlpackage"
+    FORMATS["coreml"].write(file, path)
+    (stored,) = path.rglob("weight.bin")
+    content = bytearray(stored.read_bytes())
+    at = len(content) - 4096
+    content[at : at + 2] = np.float16(1.5).tobytes()
+    stored.write_bytes(content)
+    with pytest.raises(NotProven, match="differs from ours by"):
+        FORMATS["coreml"].open_file(path, file)
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check_installed(["jax", "safetensors"])
+    with pytest.raises(ModuleNotFoundError, match=r"coremltools, stablehlo_coreml are not installed; pip install 'clip_jax\["):
+        check_installed(["jax", "coreml"])
