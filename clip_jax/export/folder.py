@@ -106,10 +106,10 @@ def export_model(source: Opened, destination: Path, order: Order) -> Record:
 
 def _one(draft: Path, kind: Kind, path: Path, wanted: Wanted, samples: Samples) -> tuple[Exported, dict[str, Any]]:
     file, format_ = draft / path, FORMATS[kind.format]
-    file.parent.mkdir(exist_ok=True)
     began = time.perf_counter()
     graph = wanted.graph()
     try:
+        file.parent.mkdir(exist_ok=True)
         format_.write(wanted, file)
         seconds = time.perf_counter() - began
         measured, outputs = measure.measure(format_.open_file(file, wanted), wanted, graph, samples)

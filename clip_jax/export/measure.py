@@ -108,7 +108,9 @@ def _check_embeddings(what: str, found: np.ndarray, expected: np.ndarray, precis
         raise NotProven(f"its {what} are {found.shape}; expected {expected.shape}")
     if not np.isfinite(found).all():
         rows = int((~np.isfinite(found)).any(axis=1).sum())
-        raise NotProven(f"{rows} of its {len(found)} {what} hold NaN or infinity: a number left the range of {precision}")
+        raise NotProven(
+            f"{rows} of its {len(found)} {what} hold NaN or infinity: a number left the range of {precision}"
+        )
     if _likeness(found) > max(_ALIKE, _likeness(expected) + 0.01):
         raise NotProven(
             f"it has collapsed: its {what} of {len(found)} different inputs are all alike (mean cosine {_likeness(found):.4f}; "

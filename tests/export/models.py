@@ -54,6 +54,4 @@ def wanted(
     batch: int | None = None,
 ) -> Wanted:
     """A file to be written."""
-    return Wanted(
-        config=config, params=params, tower=tower, precision=precision, preprocess=preprocess, batch=batch
-    )
+    return Wanted(config=config, params=params, tower=tower, precision=precision, preprocess=preprocess, batch=batch)

@@ -43,9 +43,7 @@ def test_a_file_is_the_model(exported, tmp_path, kind, tower, name, precision):
     need(name)
     config, params, samples = exported(kind)
     one = FORMATS[name]
-    file = wanted(
-        config, params, tower, precision, preprocess=kind == "siglip", batch=None if one.flexible else 1
-    )
+    file = wanted(config, params, tower, precision, preprocess=kind == "siglip", batch=None if one.flexible else 1)
     path = tmp_path / one.name(tower)
     one.write(file, path)
     found, _ = measure(one.open_file(path, file), file, file.graph(), samples)
@@ -65,7 +63,7 @@ def test_a_fixed_batch(exported, tmp_path, name):
     runner = FORMATS[name].open_file(path, file)
     measure(runner, file, file.graph(), samples)
     if runner.real:
-        with pytest.raises(Exception):  # noqa: B017, PT011: each runtime has its own
+        with pytest.raises(Exception, match=r"(?i)shape|dimension"):  # each runtime has its own
             runner.run({"pixels": samples.pixels[:2]})
 
 
@@ -87,5 +85,7 @@ def test_a_core_ml_file_with_other_weights_is_refused(exported, tmp_path):
 def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     check_installed(["jax", "safetensors"])
-    with pytest.raises(ModuleNotFoundError, match=r"coremltools, stablehlo_coreml are not installed; pip install 'clip_jax\["):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"coremltools, stablehlo_coreml are not installed; pip install 'clip_jax\["
+    ):
         check_installed(["jax", "coreml"])

@@ -53,14 +53,30 @@ def _replace(name, function):
 @pytest.mark.parametrize(
     ("spoil", "precision", "message"),
     [
-        (_replace("text_embedding", lambda x, _: x * 0 + x[0] * 0 + 0.176), "f16", "it has collapsed: its text embeddings"),
-        (_replace("text_embedding", lambda x, rows: np.where((rows == 7)[:, None], np.nan, x)), "f16", "1 of its 200 text"),
+        (
+            _replace("text_embedding", lambda x, _: x * 0 + x[0] * 0 + 0.176),
+            "f16",
+            "it has collapsed: its text embeddings",
+        ),
+        (
+            _replace("text_embedding", lambda x, rows: np.where((rows == 7)[:, None], np.nan, x)),
+            "f16",
+            "1 of its 200 text",
+        ),
         (_replace("image_embedding", lambda x, _: x + np.float32(3e-4)), "f32", "at most 0.0001 in f32"),
         (_replace("image_embedding", lambda x, rows: np.roll(x, (rows == 9).any(), 1)), "f16", "smallest cosine"),
         (_replace("image_embedding", lambda x, _: x[:, :-1]), "f16", r"are \(200, 31\); expected \(200, 32\)"),
         (_replace("logits", lambda x, _: x + 1), "f32", "its logits differ by 1"),
-        (lambda outputs, _: {"logits": outputs["logits"], "x": 0}, "f32", "no output image_embedding, text_embedding, but"),
-        (_replace("image_embedding", lambda x, _: x[::-1] if len(x) > 1 else x), "f16", "its image embeddings are not ours"),
+        (
+            lambda outputs, _: {"logits": outputs["logits"], "x": 0},
+            "f32",
+            "no output image_embedding, text_embedding, but",
+        ),
+        (
+            _replace("image_embedding", lambda x, _: x[::-1] if len(x) > 1 else x),
+            "f16",
+            "its image embeddings are not ours",
+        ),
     ],
 )
 def test_what_is_not_the_model_is_refused(case, spoil, precision, message):

@@ -10,7 +10,12 @@ _RNG = np.random.default_rng(0)
 
 @pytest.mark.parametrize(
     ("shape", "rows", "scales"),
-    [((8, 5), False, (1, 5)), ((3, 8, 5), False, (3, 1, 5)), ((3, 3, 4, 5), False, (1, 1, 1, 5)), ((9, 4), True, (9, 1))],
+    [
+        ((8, 5), False, (1, 5)),
+        ((3, 8, 5), False, (3, 1, 5)),
+        ((3, 3, 4, 5), False, (1, 1, 1, 5)),
+        ((9, 4), True, (9, 1)),
+    ],
 )
 def test_each_output_has_a_scale_and_errors_are_within_half_a_step(shape, rows, scales):
     array = _RNG.normal(size=shape).astype(np.float32)
