@@ -192,7 +192,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report.words", "report.plots", "report.scatter"),
     ("report.curves", "report.beside.read"),
     ("report.page", "report.beside.words"),
-    ("report", "report.beside.drawings"),
+    ("report", "report.beside.drawings", "report.exports"),
     ("report.beside.page",),
     ("report.beside",),
     (  # one command a file

@@ -1,4 +1,4 @@
-"""clip-jax report: a run folder as one HTML page, or several side by side on one."""
+"""clip-jax report: a run folder as one HTML page, several side by side on one, or a folder of exports."""
 
 import shutil
 import sys
@@ -8,13 +8,16 @@ import jax
 from absl import flags
 
 from clip_jax.cli.configs import parse
+from clip_jax.export.record import RECORD
 from clip_jax.report import write_report
 from clip_jax.report.beside import write_beside
+from clip_jax.report.exports import write_exports
 
 USAGE = """usage: clip-jax report WORKDIR [MORE ...] [--out FILE]
 
 Draws the run in WORKDIR as WORKDIR/report.html, one file that loads nothing else. It may be drawn while the run goes on.
-Several runs are drawn side by side as WORKDIR/beside.html: give the teacher first, then its students."""
+Several runs are drawn side by side as WORKDIR/beside.html: give the teacher first, then its students. A folder that clip-jax
+export has written is drawn, too."""
 
 
 def main(argv: list[str]) -> int:
@@ -28,7 +31,12 @@ def main(argv: list[str]) -> int:
     if file and not file.parent.is_dir():
         raise ValueError(f"--out {file}: there is no folder {file.parent}; make it first")
     jax.config.update("jax_platforms", "cpu")  # it only counts parameters: leave devices to the run that trains
-    report = write_beside(folders, _command(), file) if folders[1:] else write_report(folders[0], _command(), file)
+    if folders[1:]:
+        report = write_beside(folders, _command(), file)
+    elif (folders[0] / RECORD).is_file():
+        report = write_exports(folders[0], file)
+    else:
+        report = write_report(folders[0], _command(), file)
     print("\n".join(report.lines))
     return 0
 

@@ -9,7 +9,9 @@ import pytest
 from clip_jax.export.formats import FORMATS, check_installed
 from clip_jax.export.measure import measure
 from clip_jax.interop.proof.gate import NotProven
-from tests.export.models import wanted
+from clip_jax.models.clip import CLIPConfig
+from clip_jax.models.vit import VisionConfig
+from tests.export.models import CONFIGS, params_of, wanted
 
 LIMITS = {"f32": 1e-5, "f16": 5e-3, "int8": 0.1}  # of an element of an embedding
 # Each format, precision, kind of model and tower at least once; a file takes seconds, so the rest is for `make test-all`.
@@ -89,3 +91,21 @@ def test_what_is_missing_is_named(monkeypatch):
         ModuleNotFoundError, match=r"coremltools, stablehlo_coreml are not installed; pip install 'clip_jax\["
     ):
         check_installed(["jax", "coreml"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "coreml", "litert"])
+def test_piccollages_student_is_as_small_as_theirs(tmp_path, name):
+    """Width 384, 6 layers, patches of 32, embeddings of 512: 48.2 MB in f32, 24.1 in f16, and below 12.5 in int8."""
+    need(name)
+    vision = VisionConfig(layers=6, width=384, head_width=32, patch_size=32)
+    config = CLIPConfig(embed_dim=512, vision_cfg=vision, text_cfg=CONFIGS["vit"].text_cfg)
+    params = params_of(config)
+    megabytes = []
+    for precision in LIMITS:
+        path = tmp_path / f"{precision}{FORMATS[name].suffix}"
+        FORMATS[name].write(wanted(config, params, "image", precision, batch=1), path)
+        megabytes.append(bytes_of(path) / 1e6)
+    assert megabytes[0] == pytest.approx(48.2, abs=0.2)
+    assert megabytes[1] == pytest.approx(24.1, abs=0.2)
+    assert megabytes[2] < 12.5
