@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 CLIP := $(BIN)/python -m clip_jax
-.PHONY: quickstart test test-all lint format bench bench-distill bench-teacher bench-loss scale chaos clean
+.PHONY: quickstart ship-demo test test-all lint format bench bench-distill bench-teacher bench-loss scale chaos clean
 .DEFAULT_GOAL := quickstart
 
 $(VENV)/.base: requirements.txt pyproject.toml
@@ -29,6 +29,13 @@ quickstart: $(VENV)/.base
 	@$(CLIP) evaluate $(RUN)-alone
 	@$(CLIP) report $(RUN)
 	@$(CLIP) report $(RUN) $(RUN)-student $(RUN)-alone
+
+# The quickstart's teacher and student as files for phones, evaluated, and searching a folder of pictures; they are trained first
+# where they are not there. Into $(RUN)-shipped.
+ship-demo: $(VENV)/.base
+	@test -d $(RUN)-student || $(MAKE) --no-print-directory quickstart
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[export,search,browser]"
+	@$(BIN)/python -m tests.ship_demo $(RUN) $(RUN)-student $(RUN)-shipped
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
