@@ -15,6 +15,7 @@ COMMANDS = {
     "shrink": "the student that a run under masks has chosen",
     "embed": "store a teacher's embeddings for distillation",
     "convert": "weights from any layout to any other, proven by numbers",
+    "publish": "a model with its card, for others to load, or onto the Hugging Face Hub",
     "export": "a model for phones, browsers and servers, measured file by file",
     "search": "an index of a folder of pictures, and a page to search in it",
 }

@@ -13,7 +13,7 @@ from clip_jax.evals.agreement import Agreement, AgreementConfig, agreement_figur
 from clip_jax.evals.colors import Colors, ColorsConfig, color_figures
 from clip_jax.evals.embed import Encoder
 from clip_jax.evals.linear_probe import LINEAR_PROBE_FIGURES, LinearProbe, LinearProbeConfig
-from clip_jax.evals.protocol import Evaluation, OpenTeacher, Outcome, is_share
+from clip_jax.evals.protocol import Evaluation, Figure, OpenTeacher, Outcome, is_share
 from clip_jax.evals.retrieval import RETRIEVAL_FIGURES, Retrieval, RetrievalConfig
 from clip_jax.evals.showcase import Showcase, ShowcaseConfig
 from clip_jax.evals.zero_shot import ZERO_SHOT_FIGURES, ZeroShot, ZeroShotConfig
@@ -104,6 +104,21 @@ def write_json(path: Path, outcomes: Mapping[str, Outcome], about: Mapping[str, 
     }
     stamp = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     path.write_text(json.dumps({"about": dict(about) | stamp, "evaluations": rows}, indent=2) + "\n")
+
+
+def read_json(text: str) -> tuple[dict[str, Any], dict[str, Outcome]]:
+    """What write_json wrote: about, and outcomes without pictures. Raises ValueError, in a word or two, for what is damaged."""
+    try:
+        content = json.loads(text)
+        outcomes = {
+            name: Outcome(
+                figures={key: Figure(**figure) for key, figure in entry["figures"].items()}, counts=entry["counts"]
+            )
+            for name, entry in content["evaluations"].items()
+        }
+        return dict(content["about"]), outcomes
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def table(outcomes: Mapping[str, Outcome]) -> Table:

@@ -1,7 +1,7 @@
 """The model card that goes with weights: what the model is, where it comes from, how it was proven, and how to load it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -12,6 +12,7 @@ from clip_jax.interop.proof.gate import Difference
 from clip_jax.models.clip import CLIPConfig
 from clip_jax.plain import to_dict
 
+Sections = Iterable[tuple[str, str | None]]
 _LISTED = 8  # entries of a list, such as a source's shards
 
 
@@ -38,24 +39,29 @@ def model_card(name: str, layout: str, config: CLIPConfig, provenance: Provenanc
     sections = (
         ("Architecture", architecture(config, provenance.logit_scale, provenance.logit_bias)),
         ("Input", preparation(config)),
-        ("Training", None if provenance.run is None else _training(provenance.run)),
-        ("Evaluation", None if provenance.evaluation is None else _evaluation(provenance.evaluation)),
+        ("Training", None if provenance.run is None else training(provenance.run)),
+        ("Evaluation", None if provenance.evaluation is None else evaluation(provenance.evaluation)),
         ("Where the weights come from", _origin(provenance)),
-        ("How to load it", _loading(name, layout, config)),
+        ("How to load it", loading(name, (layout,), config)),
     )
+    return page(name, config, sections, front={"library_name": _LIBRARIES.get(layout, "clip_jax")})
+
+
+_LIBRARIES = {"open_clip": "open_clip", "huggingface": "transformers"}
+
+
+def page(name: str, config: CLIPConfig, sections: Sections, front: Mapping[str, str]) -> str:
+    """A card of sections, (title, Markdown); those with nothing to say are left out. front: what the front matter begins with."""
     text = "\n\n".join(f"## {title}\n\n{body}" for title, body in sections if body)
     intro = "A dual encoder: images and texts become vectors of one space, in which a picture lies near words for it."
-    return f"{_front_matter(layout, config)}\n\n# {cell(name)}\n\n{intro}\n\n{text}\n"
-
-
-def _front_matter(layout: str, config: CLIPConfig) -> str:
-    library = {"open_clip": "open_clip", "huggingface": "transformers"}.get(layout, "clip_jax")
     tags = ["clip" if config.init_logit_bias is None else "siglip", "image-text-retrieval"]
-    lines = [f"library_name: {library}", "pipeline_tag: zero-shot-image-classification", "tags:"]
-    return "\n".join(["---", *lines, *(f"- {tag}" for tag in tags), "---"])
+    lines = [f"{key}: {value}" for key, value in front.items()]
+    lines += ["pipeline_tag: zero-shot-image-classification", "tags:", *(f"- {tag}" for tag in tags)]
+    return "\n".join(["---", *lines, "---", "", f"# {cell(name)}", "", intro, "", text, ""])
 
 
-def _training(config: TrainConfig) -> str:
+def training(config: TrainConfig) -> str:
+    """The run that trained the weights, as a table."""
     optim = config.optim
     rows: list[tuple[str, Any]] = [
         ("data", _described(to_dict(config.source))),
@@ -98,7 +104,8 @@ def _named(value: Any) -> Any:
     return value
 
 
-def _evaluation(content: Mapping[str, Any]) -> str:
+def evaluation(content: Mapping[str, Any]) -> str:
+    """What evaluation.json holds, as a table; "" where it holds no figure."""
     about = content["about"]
     rows = [
         (name, figure, *("" if one[what] is None else _written(figure, one[what]) for what in ("value", "chance")))
@@ -108,9 +115,10 @@ def _evaluation(content: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     measured = table(("evaluation", "figure", "%", "chance %"), rows, right=2)
-    weights = {"ema": "averaged", "raw": "raw"}[about["weights"]]
+    weights = {"ema": "averaged", "raw": "raw"}.get(about.get("weights", ""), "")
+    when = f" at step {about['step']:,}, with {weights} weights" if weights and "step" in about else ""
     signed = "" if all(is_share(figure) for _, figure, *_ in rows) else " Numbers with a sign are not in %."
-    return f"{measured}\n\nMeasured by clip_jax at step {about['step']:,}, with {weights} weights.{signed}"
+    return f"{measured}\n\nMeasured by clip_jax{when}.{signed}"
 
 
 def _written(figure: str, value: float) -> str:
@@ -135,21 +143,22 @@ def _origin(provenance: Provenance) -> str:
     )
 
 
-def _loading(name: str, layout: str, config: CLIPConfig) -> str:
-    ways = {
-        "clip_jax": (),
-        "openai": (("OpenAI's clip", _OPENAI),),
-        "open_clip": (("open_clip", _OPEN_CLIP),),
-        "huggingface": (("transformers", _TRANSFORMERS),),
-    }[layout]
+def loading(name: str, layouts: Sequence[str], config: CLIPConfig) -> str:
+    """How a folder or a repository of that name is opened by the layouts' libraries, and by ours."""
+    known = {
+        "openai": ("OpenAI's clip", _OPENAI),
+        "open_clip": ("open_clip", _OPEN_CLIP),
+        "huggingface": ("transformers", _TRANSFORMERS),
+    }
+    ways = [known[layout] for layout in layouts if layout in known]
     length = str(config.text_cfg.context_length)
     parts = [
         f"With {library}:\n\n```python\n{code.replace('LENGTH', length).replace('NAME', name)}\n```"
         for library, code in (("clip_jax", _OURS), *ways)
     ]
-    if layout == "huggingface" and config.text_cfg.no_causal_mask:
+    if "huggingface" in layouts and config.text_cfg.no_causal_mask:
         parts.append(_PADDED)
-    if layout == "huggingface" and config.preprocess_cfg.resize_mode == "shortest":
+    if "huggingface" in layouts and config.preprocess_cfg.resize_mode == "shortest":
         parts.append(_CROPPED)
     return "\n\n".join(parts)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from clip_jax.evals.protocol import Figure, Outcome
 from clip_jax.evals.speed import Speed
+from clip_jax.evals.suite import read_json
 from clip_jax.experiment import TrainConfig
 from clip_jax.run_folder import CONFIG, EVALUATION, METRICS, PICTURES, TIMING
 from clip_jax.runs import read_config
@@ -178,15 +179,8 @@ def _evaluation(file: Path, problems: list[str]) -> tuple[dict[str, Any], dict[s
     if not file.is_file():
         return {}, {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        outcomes = {
-            name: Outcome(
-                figures={key: Figure(**figure) for key, figure in entry["figures"].items()}, counts=entry["counts"]
-            )
-            for name, entry in content["evaluations"].items()
-        }
-        return dict(content["about"]), outcomes
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return read_json(file.read_text(encoding="utf-8"))
+    except ValueError:
         problems.append(f"{file.name} is damaged and was left out; evaluate the run again.")
         return {}, {}
 

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face Hub: the few files of a repository that weights, settings and tokenizer need."""
+"""Models from the Hugging Face Hub, the few files of a repository that weights, settings and tokenizer need; and onto it."""
 
 import fnmatch
 import glob
@@ -26,10 +26,7 @@ def fetch(reference: str) -> Path:
     Without a network the cache answers. Raises ValueError, in one line, for what is no such reference, a repository or
     revision that is not there, one that must be asked for, one without weights, and a download that fails.
     """
-    match = re.fullmatch(r"hf-hub:([\w.-]+/[\w.-]+)(?:@([^@\s]+))?", reference)
-    if not match:
-        raise ValueError(f"{reference!r} names no repository; write hf-hub:org/repo, or hf-hub:org/repo@revision")
-    repo, revision = match.groups()
+    repo, revision = _parts(reference)
     from huggingface_hub import HfApi, errors, snapshot_download
 
     refusals = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError)
@@ -46,6 +43,53 @@ def fetch(reference: str) -> Path:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(name) for name in wanted]))
     except Exception as error:
         raise ValueError(_explained(reference, repo, revision, error)) from error
+
+
+def repo_of(reference: str) -> str:
+    """`org/repo` of hf-hub:org/repo. Raises ValueError for what is no such reference, and for one with a revision."""
+    repo, revision = _parts(reference)
+    if revision:
+        raise ValueError(f"{reference} names a revision; weights are published as a new one: write hf-hub:{repo}")
+    return repo
+
+
+def check_login() -> None:
+    """Raises ValueError where the hub does not know who asks."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().whoami()
+    except Exception as error:  # no token, a wrong one, no network: types of several libraries
+        raise ValueError(f"the hub does not let us in ({_first_line(error)}); run `hf auth login` first") from error
+
+
+def upload(folder: Path, repo: str, *, private: bool) -> str:
+    """The address of the repository, made where it is not there, with the folder's files in a new commit.
+
+    Raises ValueError, in one line, for an upload that fails; the folder stays.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo, folder_path=folder, commit_message="Weights, settings and model card by clip_jax"
+        )
+    except Exception as error:
+        raise ValueError(
+            f"{folder} is complete, but cannot be uploaded: {type(error).__name__}: {_first_line(error)}; try again with "
+            f"`hf upload {repo} {folder}`"
+        ) from error
+    return f"https://huggingface.co/{repo}"
+
+
+def _parts(reference: str) -> tuple[str, str | None]:
+    match = re.fullmatch(r"hf-hub:([\w.-]+/[\w.-]+)(?:@([^@\s]+))?", reference)
+    if not match:
+        raise ValueError(f"{reference!r} names no repository; write hf-hub:org/repo, or hf-hub:org/repo@revision")
+    repo, revision = match.groups()
+    return repo, revision
 
 
 def chosen(names: Sequence[str]) -> list[str]:
