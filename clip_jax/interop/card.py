@@ -1,6 +1,7 @@
 """The model card that goes with weights: what the model is, where it comes from, how it was proven, and how to load it."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -98,6 +99,10 @@ def _described(source: Mapping[str, Any]) -> str:
 def _named(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(("/", "~")):
         return PurePath(value).name
+    if isinstance(value, str) and (split := value.partition(":"))[2].startswith(
+        ("/", "~")
+    ):  # configs/base.py:/home/me/model
+        return f"{split[0]}:{PurePath(split[2]).name}"
     if isinstance(value, list):
         rest = f" and {len(value) - _LISTED} more" if len(value) > _LISTED else ""
         return ", ".join(str(_named(item)) for item in value[:_LISTED]) + rest
@@ -144,16 +149,23 @@ def _origin(provenance: Provenance) -> str:
 
 
 def loading(name: str, layouts: Sequence[str], config: CLIPConfig) -> str:
-    """How a folder or a repository of that name is opened by the layouts' libraries, and by ours."""
+    """How a folder, or org/repo on the hub, is opened by the layouts' libraries, and by ours."""
     known = {
         "openai": ("OpenAI's clip", _OPENAI),
         "open_clip": ("open_clip", _OPEN_CLIP),
         "huggingface": ("transformers", _TRANSFORMERS),
     }
     ways = [known[layout] for layout in layouts if layout in known]
-    length = str(config.text_cfg.context_length)
+    published = "/" in name
+    marks = {
+        "LENGTH": str(config.text_cfg.context_length),
+        "OURS": f"hf-hub:{name}" if published else name,
+        "PLACE": f"{'hf-hub' if published else 'local-dir'}:{name}",
+        "FILE": "model.pt" if published else f"{name}/model.pt",
+        "NAME": name,
+    }
     parts = [
-        f"With {library}:\n\n```python\n{code.replace('LENGTH', length).replace('NAME', name)}\n```"
+        f"With {library}:\n\n```python\n{re.sub('|'.join(marks), lambda found: marks[found[0]], code)}\n```"
         for library, code in (("clip_jax", _OURS), *ways)
     ]
     if "huggingface" in layouts and config.text_cfg.no_causal_mask:
@@ -165,16 +177,16 @@ def loading(name: str, layouts: Sequence[str], config: CLIPConfig) -> str:
 
 _OURS = """import clip_jax
 
-model = clip_jax.load("NAME")
+model = clip_jax.load("OURS")
 model.similarity(["photo.jpg"], ["a red house", "a cat"])"""
 _OPENAI = """import clip
 
-model, preprocess = clip.load("NAME/model.pt", device="cpu", jit=False)
+model, preprocess = clip.load("FILE", device="cpu", jit=False)
 tokens = clip.tokenize(["a red house", "a cat"])"""
 _OPEN_CLIP = """import open_clip
 
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:NAME")
-tokenizer = open_clip.get_tokenizer("local-dir:NAME")"""
+model, _, preprocess = open_clip.create_model_and_transforms("PLACE")
+tokenizer = open_clip.get_tokenizer("PLACE")"""
 _TRANSFORMERS = """from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
