@@ -137,6 +137,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("step", "objective_check", "interop.layouts.huggingface", "interop.layouts.big_vision"),
     ("evals.protocol", "evals.speed"),
+    ("evals.lists",),
     (
         "evals.retrieval",
         "evals.zero_shot",
