@@ -8,7 +8,7 @@ from clip_jax import ranking
 from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.data.sources import SourceConfig, open_source
 from clip_jax.evals.embed import Encoder, check_readable
-from clip_jax.evals.lists import Lists, check_queries, in_common, lists_of, queries_of
+from clip_jax.evals.lists import Lists, check_gallery, check_queries, in_common, lists_of, queries_of
 from clip_jax.evals.protocol import Figure, OpenTeacher, Outcome, chunks
 
 
@@ -78,6 +78,7 @@ class Agreement:
 
     def _lists(self, encoder: Encoder) -> Lists:
         found = encoder.source(self._source, limit=self._config.limit)
+        check_gallery(found, self._config.top, self._source)
         queries = queries_of(found, encoder, self._config.queries, self._source)
         return lists_of(found, queries, self._config.top, self._source)
 

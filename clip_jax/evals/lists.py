@@ -44,6 +44,17 @@ def check_queries(texts: Sequence[str]) -> None:
         raise ValueError(f"queries hold {empty[0]!r}; give texts, or no queries for the captions")
 
 
+def check_gallery(found: Embedded, top: int, source: Source) -> int:
+    """Images of the gallery. Raises ValueError for one that is no larger than `top`."""
+    images = len(found.image)
+    if images <= top:
+        raise ValueError(
+            f"source {source.name!r} gave {images} readable images; the first {top} of so few say nothing: use a "
+            "larger gallery, or a smaller top"
+        )
+    return images
+
+
 def queries_of(found: Embedded, encoder: Encoder, texts: Sequence[str], source: Source) -> Queries:
     """The texts, or where there are none the first caption of each image; equal ones once.
 
@@ -64,12 +75,7 @@ def queries_of(found: Embedded, encoder: Encoder, texts: Sequence[str], source: 
 def lists_of(found: Embedded, queries: Queries, top: int, source: Source) -> Lists:
     """Relevant are images with the query's label, or with a caption equal to it. Raises ValueError for a gallery that is no
     larger than `top`."""
-    images = len(found.image)
-    if images <= top:
-        raise ValueError(
-            f"source {source.name!r} gave {images} readable images; the first {top} of so few say nothing: use a "
-            "larger gallery, or a smaller top"
-        )
+    images = check_gallery(found, top, source)
     shown = _shown(queries.key, found)
     lists, right, relevant = [], [], []
     for at in chunks(len(queries.key)):
