@@ -145,6 +145,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "evals.showcase",
         "evals.agreement",
         "evals.colors",
+        "evals.senses",
     ),  # one protocol a file
     ("evals.suite", "evals.clip_datasets", "evals.side_by_side"),
     ("experiment", "plain", "evals.suites", "evals.clip_benchmark"),

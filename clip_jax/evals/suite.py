@@ -15,10 +15,19 @@ from clip_jax.evals.embed import Encoder
 from clip_jax.evals.linear_probe import LINEAR_PROBE_FIGURES, LinearProbe, LinearProbeConfig
 from clip_jax.evals.protocol import Evaluation, OpenTeacher, Outcome, is_share
 from clip_jax.evals.retrieval import RETRIEVAL_FIGURES, Retrieval, RetrievalConfig
+from clip_jax.evals.senses import Senses, SensesConfig, sense_figures
 from clip_jax.evals.showcase import Showcase, ShowcaseConfig
 from clip_jax.evals.zero_shot import ZERO_SHOT_FIGURES, ZeroShot, ZeroShotConfig
 
-EvalConfig = RetrievalConfig | ZeroShotConfig | LinearProbeConfig | ShowcaseConfig | AgreementConfig | ColorsConfig
+EvalConfig = (
+    RetrievalConfig
+    | ZeroShotConfig
+    | LinearProbeConfig
+    | ShowcaseConfig
+    | AgreementConfig
+    | ColorsConfig
+    | SensesConfig
+)
 
 # kind, as configs write it -> its dataclass
 KINDS: dict[str, type] = {
@@ -28,6 +37,7 @@ KINDS: dict[str, type] = {
     "showcase": ShowcaseConfig,
     "agreement": AgreementConfig,
     "colors": ColorsConfig,
+    "senses": SensesConfig,
 }
 
 
@@ -46,6 +56,8 @@ def figure_names(config: EvalConfig) -> tuple[str, ...]:
             return agreement_figures(config)
         case ColorsConfig():
             return color_figures(config)
+        case SensesConfig():
+            return sense_figures(config)
 
 
 def open_evaluations(configs: Mapping[str, EvalConfig], *, load: OpenTeacher) -> dict[str, Evaluation]:
@@ -77,6 +89,8 @@ def _opened(config: EvalConfig, load: OpenTeacher) -> Evaluation:
             return Agreement(config, load)
         case ColorsConfig():
             return Colors(config, load)
+        case SensesConfig():
+            return Senses(config, load)
 
 
 def run_evaluations(evaluations: Mapping[str, Evaluation], encoder: Encoder) -> dict[str, Outcome]:

@@ -15,6 +15,7 @@ from clip_jax.evals.colors import ColorsConfig
 from clip_jax.evals.linear_probe import LinearProbeConfig
 from clip_jax.evals.protocol import Evaluation, OpenTeacher
 from clip_jax.evals.retrieval import RetrievalConfig
+from clip_jax.evals.senses import SensesConfig
 from clip_jax.evals.suite import EvalConfig, open_evaluations
 from clip_jax.evals.zero_shot import ZeroShotConfig
 
@@ -34,6 +35,7 @@ SUITES: dict[str, dict[str, EvalConfig]] = {
         "digits": ZeroShotConfig(source=DigitsConfig(), templates=_DIGIT_TEMPLATES),
         "digits_probe": LinearProbeConfig(source=DigitsConfig()),
         "agreement": AgreementConfig(teacher="", source=_DESIGNERS),
+        "senses": SensesConfig(teacher="", source=_DESIGNERS),
     },
     "clip": {name: zero_shot(name) for name in CLIP_DATASETS},
     "clip_probe": {f"{name}_probe": linear_probe(name) for name in CLIP_DATASETS},
