@@ -146,6 +146,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "evals.agreement",
         "evals.colors",
         "evals.senses",
+        "evals.unseen",
     ),  # one protocol a file
     ("evals.suite", "evals.clip_datasets", "evals.side_by_side"),
     ("experiment", "plain", "evals.suites", "evals.clip_benchmark"),

@@ -17,6 +17,7 @@ from clip_jax.evals.protocol import Evaluation, OpenTeacher, Outcome, is_share
 from clip_jax.evals.retrieval import RETRIEVAL_FIGURES, Retrieval, RetrievalConfig
 from clip_jax.evals.senses import Senses, SensesConfig, sense_figures
 from clip_jax.evals.showcase import Showcase, ShowcaseConfig
+from clip_jax.evals.unseen import Unseen, UnseenConfig, unseen_figures
 from clip_jax.evals.zero_shot import ZERO_SHOT_FIGURES, ZeroShot, ZeroShotConfig
 
 EvalConfig = (
@@ -27,6 +28,7 @@ EvalConfig = (
     | AgreementConfig
     | ColorsConfig
     | SensesConfig
+    | UnseenConfig
 )
 
 # kind, as configs write it -> its dataclass
@@ -38,6 +40,7 @@ KINDS: dict[str, type] = {
     "agreement": AgreementConfig,
     "colors": ColorsConfig,
     "senses": SensesConfig,
+    "unseen": UnseenConfig,
 }
 
 
@@ -58,6 +61,8 @@ def figure_names(config: EvalConfig) -> tuple[str, ...]:
             return color_figures(config)
         case SensesConfig():
             return sense_figures(config)
+        case UnseenConfig():
+            return unseen_figures(config)
 
 
 def open_evaluations(configs: Mapping[str, EvalConfig], *, load: OpenTeacher) -> dict[str, Evaluation]:
@@ -91,6 +96,8 @@ def _opened(config: EvalConfig, load: OpenTeacher) -> Evaluation:
             return Colors(config, load)
         case SensesConfig():
             return Senses(config, load)
+        case UnseenConfig():
+            return Unseen(config, load)
 
 
 def run_evaluations(evaluations: Mapping[str, Evaluation], encoder: Encoder) -> dict[str, Outcome]:
