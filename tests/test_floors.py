@@ -147,6 +147,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "evals.colors",
         "evals.senses",
         "evals.unseen",
+        "evals.winoground",
     ),  # one protocol a file
     ("evals.suite", "evals.clip_datasets", "evals.side_by_side"),
     ("experiment", "plain", "evals.suites", "evals.clip_benchmark"),

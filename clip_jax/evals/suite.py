@@ -18,6 +18,7 @@ from clip_jax.evals.retrieval import RETRIEVAL_FIGURES, Retrieval, RetrievalConf
 from clip_jax.evals.senses import Senses, SensesConfig, sense_figures
 from clip_jax.evals.showcase import Showcase, ShowcaseConfig
 from clip_jax.evals.unseen import Unseen, UnseenConfig, unseen_figures
+from clip_jax.evals.winoground import WINOGROUND_FIGURES, Winoground, WinogroundConfig
 from clip_jax.evals.zero_shot import ZERO_SHOT_FIGURES, ZeroShot, ZeroShotConfig
 
 EvalConfig = (
@@ -29,6 +30,7 @@ EvalConfig = (
     | ColorsConfig
     | SensesConfig
     | UnseenConfig
+    | WinogroundConfig
 )
 
 # kind, as configs write it -> its dataclass
@@ -41,6 +43,7 @@ KINDS: dict[str, type] = {
     "colors": ColorsConfig,
     "senses": SensesConfig,
     "unseen": UnseenConfig,
+    "winoground": WinogroundConfig,
 }
 
 
@@ -63,6 +66,8 @@ def figure_names(config: EvalConfig) -> tuple[str, ...]:
             return sense_figures(config)
         case UnseenConfig():
             return unseen_figures(config)
+        case WinogroundConfig():
+            return WINOGROUND_FIGURES
 
 
 def open_evaluations(configs: Mapping[str, EvalConfig], *, load: OpenTeacher) -> dict[str, Evaluation]:
@@ -98,6 +103,8 @@ def _opened(config: EvalConfig, load: OpenTeacher) -> Evaluation:
             return Senses(config, load)
         case UnseenConfig():
             return Unseen(config, load)
+        case WinogroundConfig():
+            return Winoground(config)
 
 
 def run_evaluations(evaluations: Mapping[str, Evaluation], encoder: Encoder) -> dict[str, Outcome]:

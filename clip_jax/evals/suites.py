@@ -18,6 +18,7 @@ from clip_jax.evals.retrieval import RetrievalConfig
 from clip_jax.evals.senses import SensesConfig
 from clip_jax.evals.suite import EvalConfig, open_evaluations
 from clip_jax.evals.unseen import UnseenConfig
+from clip_jax.evals.winoground import WinogroundConfig
 from clip_jax.evals.zero_shot import ZeroShotConfig
 
 _DESIGNERS = GlyphsConfig(split="designers", limit=500)
@@ -39,6 +40,7 @@ SUITES: dict[str, dict[str, EvalConfig]] = {
         "senses": SensesConfig(teacher="", source=_DESIGNERS),
         "unseen": UnseenConfig(teacher="", source=_DESIGNERS, trained=GlyphsConfig(split="train"), trained_limit=2000),
     },
+    "order": {"winoground": WinogroundConfig()},  # of words
     "clip": {name: zero_shot(name) for name in CLIP_DATASETS},
     "clip_probe": {f"{name}_probe": linear_probe(name) for name in CLIP_DATASETS},
 }
