@@ -148,6 +148,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "evals.senses",
         "evals.unseen",
         "evals.winoground",
+        "evals.relations",
     ),  # one protocol a file
     ("evals.suite", "evals.clip_datasets", "evals.side_by_side"),
     ("experiment", "plain", "evals.suites", "evals.clip_benchmark"),

@@ -14,6 +14,7 @@ from clip_jax.evals.colors import Colors, ColorsConfig, color_figures
 from clip_jax.evals.embed import Encoder
 from clip_jax.evals.linear_probe import LINEAR_PROBE_FIGURES, LinearProbe, LinearProbeConfig
 from clip_jax.evals.protocol import Evaluation, OpenTeacher, Outcome, is_share
+from clip_jax.evals.relations import RELATION_FIGURES, Relations, RelationsConfig
 from clip_jax.evals.retrieval import RETRIEVAL_FIGURES, Retrieval, RetrievalConfig
 from clip_jax.evals.senses import Senses, SensesConfig, sense_figures
 from clip_jax.evals.showcase import Showcase, ShowcaseConfig
@@ -31,6 +32,7 @@ EvalConfig = (
     | SensesConfig
     | UnseenConfig
     | WinogroundConfig
+    | RelationsConfig
 )
 
 # kind, as configs write it -> its dataclass
@@ -44,6 +46,7 @@ KINDS: dict[str, type] = {
     "senses": SensesConfig,
     "unseen": UnseenConfig,
     "winoground": WinogroundConfig,
+    "relations": RelationsConfig,
 }
 
 
@@ -68,6 +71,8 @@ def figure_names(config: EvalConfig) -> tuple[str, ...]:
             return unseen_figures(config)
         case WinogroundConfig():
             return WINOGROUND_FIGURES
+        case RelationsConfig():
+            return RELATION_FIGURES
 
 
 def open_evaluations(configs: Mapping[str, EvalConfig], *, load: OpenTeacher) -> dict[str, Evaluation]:
@@ -105,6 +110,8 @@ def _opened(config: EvalConfig, load: OpenTeacher) -> Evaluation:
             return Unseen(config, load)
         case WinogroundConfig():
             return Winoground(config)
+        case RelationsConfig():
+            return Relations(config)
 
 
 def run_evaluations(evaluations: Mapping[str, Evaluation], encoder: Encoder) -> dict[str, Outcome]:

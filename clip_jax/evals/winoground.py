@@ -56,10 +56,10 @@ class Winoground:
 
 def hits_of(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whether each example has its text, image and group right: f32[N, 2, 2], captions by images -> three bool[N]."""
-    right = np.stack([scores[:, 0, 0], scores[:, 1, 1]], axis=1)
-    text = (right > np.stack([scores[:, 1, 0], scores[:, 0, 1]], axis=1)).all(axis=1)  # per image, the other caption
-    image = (right > np.stack([scores[:, 0, 1], scores[:, 1, 0]], axis=1)).all(axis=1)  # per caption, the other image
-    return text, image, np.logical_and(text, image)
+    s = {(caption, image): scores[:, caption, image] for caption in (0, 1) for image in (0, 1)}
+    text = (s[0, 0] > s[1, 0]) & (s[1, 1] > s[0, 1])  # each image prefers its caption
+    image = (s[0, 0] > s[0, 1]) & (s[1, 1] > s[1, 0])  # each caption prefers its image
+    return text, image, text & image
 
 
 class _Images:
