@@ -161,6 +161,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "interop.layouts.big_vision",
     ),
     ("evals.protocol", "evals.speed", "export.measure"),
+    ("evals.lists",),
     (
         "evals.retrieval",
         "evals.zero_shot",
@@ -168,6 +169,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "evals.showcase",
         "evals.agreement",
         "evals.colors",
+        "evals.senses",
+        "evals.unseen",
+        "evals.winoground",
+        "evals.relations",
     ),  # one protocol a file
     ("evals.suite", "evals.clip_datasets", "evals.side_by_side"),
     ("experiment", "plain", "evals.suites", "evals.clip_benchmark"),

@@ -10,14 +10,14 @@ import numpy as np
 from clip_jax.evals.embed import Embedded, Encoder
 
 OpenTeacher = Callable[[str], Encoder]  # takes what clip_jax.load does
-_SIGNED = ("kendall_tau", "color_minus_noun")
+_SIGNED = ("kendall_tau", "color_minus_noun", "entropy_ratio", "cosine_")
 _CHUNK = 1024  # rows scored against a gallery at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One number, and what chance would give (None where chance has no meaning). Both are shares in [0, 1], or numbers in
-    [-1, 1]: see is_share."""
+    """One number, and what chance would give (None where chance has no meaning). Both are shares in [0, 1], or numbers
+    of another kind: see is_share."""
 
     value: float
     chance: float | None
@@ -45,7 +45,7 @@ class Evaluation(Protocol):
 
 
 def is_share(figure: str) -> bool:
-    """Whether a figure of this name is a share in [0, 1]; else it is a correlation or a difference, in [-1, 1]."""
+    """Whether a figure of this name is a share in [0, 1]; else it is a correlation, a difference or a ratio."""
     return not figure.startswith(_SIGNED)
 
 

@@ -14,11 +14,26 @@ from clip_jax.evals.colors import Colors, ColorsConfig, color_figures
 from clip_jax.evals.embed import Encoder
 from clip_jax.evals.linear_probe import LINEAR_PROBE_FIGURES, LinearProbe, LinearProbeConfig
 from clip_jax.evals.protocol import Evaluation, Figure, OpenTeacher, Outcome, is_share
+from clip_jax.evals.relations import RELATION_FIGURES, Relations, RelationsConfig
 from clip_jax.evals.retrieval import RETRIEVAL_FIGURES, Retrieval, RetrievalConfig
+from clip_jax.evals.senses import Senses, SensesConfig, sense_figures
 from clip_jax.evals.showcase import Showcase, ShowcaseConfig
+from clip_jax.evals.unseen import Unseen, UnseenConfig, unseen_figures
+from clip_jax.evals.winoground import WINOGROUND_FIGURES, Winoground, WinogroundConfig
 from clip_jax.evals.zero_shot import ZERO_SHOT_FIGURES, ZeroShot, ZeroShotConfig
 
-EvalConfig = RetrievalConfig | ZeroShotConfig | LinearProbeConfig | ShowcaseConfig | AgreementConfig | ColorsConfig
+EvalConfig = (
+    RetrievalConfig
+    | ZeroShotConfig
+    | LinearProbeConfig
+    | ShowcaseConfig
+    | AgreementConfig
+    | ColorsConfig
+    | SensesConfig
+    | UnseenConfig
+    | WinogroundConfig
+    | RelationsConfig
+)
 
 # kind, as configs write it -> its dataclass
 KINDS: dict[str, type] = {
@@ -28,6 +43,10 @@ KINDS: dict[str, type] = {
     "showcase": ShowcaseConfig,
     "agreement": AgreementConfig,
     "colors": ColorsConfig,
+    "senses": SensesConfig,
+    "unseen": UnseenConfig,
+    "winoground": WinogroundConfig,
+    "relations": RelationsConfig,
 }
 
 
@@ -46,6 +65,14 @@ def figure_names(config: EvalConfig) -> tuple[str, ...]:
             return agreement_figures(config)
         case ColorsConfig():
             return color_figures(config)
+        case SensesConfig():
+            return sense_figures(config)
+        case UnseenConfig():
+            return unseen_figures(config)
+        case WinogroundConfig():
+            return WINOGROUND_FIGURES
+        case RelationsConfig():
+            return RELATION_FIGURES
 
 
 def open_evaluations(configs: Mapping[str, EvalConfig], *, load: OpenTeacher) -> dict[str, Evaluation]:
@@ -77,6 +104,14 @@ def _opened(config: EvalConfig, load: OpenTeacher) -> Evaluation:
             return Agreement(config, load)
         case ColorsConfig():
             return Colors(config, load)
+        case SensesConfig():
+            return Senses(config, load)
+        case UnseenConfig():
+            return Unseen(config, load)
+        case WinogroundConfig():
+            return Winoground(config)
+        case RelationsConfig():
+            return Relations(config)
 
 
 def run_evaluations(evaluations: Mapping[str, Evaluation], encoder: Encoder) -> dict[str, Outcome]:

@@ -14,8 +14,12 @@ from clip_jax.evals.clip_datasets import CLIP_DATASETS, linear_probe, zero_shot
 from clip_jax.evals.colors import ColorsConfig
 from clip_jax.evals.linear_probe import LinearProbeConfig
 from clip_jax.evals.protocol import Evaluation, OpenTeacher
+from clip_jax.evals.relations import RelationsConfig
 from clip_jax.evals.retrieval import RetrievalConfig
+from clip_jax.evals.senses import SensesConfig
 from clip_jax.evals.suite import EvalConfig, open_evaluations
+from clip_jax.evals.unseen import UnseenConfig
+from clip_jax.evals.winoground import WinogroundConfig
 from clip_jax.evals.zero_shot import ZeroShotConfig
 
 _DESIGNERS = GlyphsConfig(split="designers", limit=500)
@@ -34,6 +38,13 @@ SUITES: dict[str, dict[str, EvalConfig]] = {
         "digits": ZeroShotConfig(source=DigitsConfig(), templates=_DIGIT_TEMPLATES),
         "digits_probe": LinearProbeConfig(source=DigitsConfig()),
         "agreement": AgreementConfig(teacher="", source=_DESIGNERS),
+        "senses": SensesConfig(teacher="", source=_DESIGNERS),
+        "unseen": UnseenConfig(teacher="", source=_DESIGNERS, trained=GlyphsConfig(split="train"), trained_limit=2000),
+    },
+    "order": {  # of words
+        "winoground": WinogroundConfig(),
+        "relations": RelationsConfig(),
+        "attributes": RelationsConfig(part="attribution"),
     },
     "clip": {name: zero_shot(name) for name in CLIP_DATASETS},
     "clip_probe": {f"{name}_probe": linear_probe(name) for name in CLIP_DATASETS},

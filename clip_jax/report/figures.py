@@ -93,7 +93,7 @@ def verdict(figure: str, number: Figure, counts: Mapping[str, int]) -> str:
 
 def asked(figure: str, counts: Mapping[str, int]) -> int:
     """How many questions a figure is a share of; 0 where that is unknown."""
-    askers = ("captions", "images") if figure.startswith("text_to") else ("images",)
+    askers = ("captions", "images") if figure.startswith("text_to") else ("images", "examples")
     if "_at_" in figure or figure == "rbo":
         askers = ("queries",)
     return next((counts[asker] for asker in askers if asker in counts), 0)
