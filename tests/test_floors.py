@@ -172,6 +172,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "evals.senses",
         "evals.unseen",
         "evals.winoground",
+        "evals.fairface",
         "evals.relations",
     ),  # one protocol a file
     ("evals.suite", "evals.clip_datasets", "evals.side_by_side"),

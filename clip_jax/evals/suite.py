@@ -12,6 +12,7 @@ from rich.table import Table
 from clip_jax.evals.agreement import Agreement, AgreementConfig, agreement_figures
 from clip_jax.evals.colors import Colors, ColorsConfig, color_figures
 from clip_jax.evals.embed import Encoder
+from clip_jax.evals.fairface import FairFace, FairFaceConfig, fairface_figures
 from clip_jax.evals.linear_probe import LINEAR_PROBE_FIGURES, LinearProbe, LinearProbeConfig
 from clip_jax.evals.protocol import Evaluation, Figure, OpenTeacher, Outcome, is_share
 from clip_jax.evals.relations import RELATION_FIGURES, Relations, RelationsConfig
@@ -33,6 +34,7 @@ EvalConfig = (
     | UnseenConfig
     | WinogroundConfig
     | RelationsConfig
+    | FairFaceConfig
 )
 
 # kind, as configs write it -> its dataclass
@@ -47,6 +49,7 @@ KINDS: dict[str, type] = {
     "unseen": UnseenConfig,
     "winoground": WinogroundConfig,
     "relations": RelationsConfig,
+    "fairface": FairFaceConfig,
 }
 
 
@@ -73,6 +76,8 @@ def figure_names(config: EvalConfig) -> tuple[str, ...]:
             return WINOGROUND_FIGURES
         case RelationsConfig():
             return RELATION_FIGURES
+        case FairFaceConfig():
+            return fairface_figures(config)
 
 
 def open_evaluations(configs: Mapping[str, EvalConfig], *, load: OpenTeacher) -> dict[str, Evaluation]:
@@ -112,6 +117,8 @@ def _opened(config: EvalConfig, load: OpenTeacher) -> Evaluation:
             return Winoground(config)
         case RelationsConfig():
             return Relations(config)
+        case FairFaceConfig():
+            return FairFace(config, load)
 
 
 def run_evaluations(evaluations: Mapping[str, Evaluation], encoder: Encoder) -> dict[str, Outcome]:

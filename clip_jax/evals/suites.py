@@ -12,6 +12,7 @@ from clip_jax.data.tfds import TfdsConfig
 from clip_jax.evals.agreement import AgreementConfig
 from clip_jax.evals.clip_datasets import CLIP_DATASETS, linear_probe, zero_shot
 from clip_jax.evals.colors import ColorsConfig
+from clip_jax.evals.fairface import FairFaceConfig
 from clip_jax.evals.linear_probe import LinearProbeConfig
 from clip_jax.evals.protocol import Evaluation, OpenTeacher
 from clip_jax.evals.relations import RelationsConfig
@@ -46,6 +47,7 @@ SUITES: dict[str, dict[str, EvalConfig]] = {
         "relations": RelationsConfig(),
         "attributes": RelationsConfig(part="attribution"),
     },
+    "faces": {"fairface": FairFaceConfig()},
     "clip": {name: zero_shot(name) for name in CLIP_DATASETS},
     "clip_probe": {f"{name}_probe": linear_probe(name) for name in CLIP_DATASETS},
 }
