@@ -175,7 +175,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "evals.fairface",
         "evals.relations",
     ),  # one protocol a file
-    ("evals.suite", "evals.clip_datasets", "evals.side_by_side"),
+    ("evals.clip_datasets",),
+    ("evals.robustness",),
+    ("evals.suite", "evals.side_by_side"),
     ("experiment", "plain", "evals.suites", "evals.clip_benchmark"),
     (
         "runs",

@@ -10,7 +10,7 @@ import numpy as np
 from clip_jax.evals.embed import Embedded, Encoder
 
 OpenTeacher = Callable[[str], Encoder]  # takes what clip_jax.load does
-_SIGNED = ("kendall_tau", "color_minus_noun", "entropy_ratio", "cosine_", "minus_teacher")
+_SIGNED = ("kendall_tau", "color_minus_noun", "entropy_ratio", "cosine_", "minus_teacher", "effective_robustness")
 _CHUNK = 1024  # rows scored against a gallery at once
 
 

@@ -17,6 +17,7 @@ from clip_jax.evals.linear_probe import LINEAR_PROBE_FIGURES, LinearProbe, Linea
 from clip_jax.evals.protocol import Evaluation, Figure, OpenTeacher, Outcome, is_share
 from clip_jax.evals.relations import RELATION_FIGURES, Relations, RelationsConfig
 from clip_jax.evals.retrieval import RETRIEVAL_FIGURES, Retrieval, RetrievalConfig
+from clip_jax.evals.robustness import ROBUSTNESS_FIGURES, Robustness, RobustnessConfig
 from clip_jax.evals.senses import Senses, SensesConfig, sense_figures
 from clip_jax.evals.showcase import Showcase, ShowcaseConfig
 from clip_jax.evals.unseen import Unseen, UnseenConfig, unseen_figures
@@ -35,6 +36,7 @@ EvalConfig = (
     | WinogroundConfig
     | RelationsConfig
     | FairFaceConfig
+    | RobustnessConfig
 )
 
 # kind, as configs write it -> its dataclass
@@ -50,6 +52,7 @@ KINDS: dict[str, type] = {
     "winoground": WinogroundConfig,
     "relations": RelationsConfig,
     "fairface": FairFaceConfig,
+    "robustness": RobustnessConfig,
 }
 
 
@@ -78,6 +81,8 @@ def figure_names(config: EvalConfig) -> tuple[str, ...]:
             return RELATION_FIGURES
         case FairFaceConfig():
             return fairface_figures(config)
+        case RobustnessConfig():
+            return ROBUSTNESS_FIGURES
 
 
 def open_evaluations(configs: Mapping[str, EvalConfig], *, load: OpenTeacher) -> dict[str, Evaluation]:
@@ -119,6 +124,8 @@ def _opened(config: EvalConfig, load: OpenTeacher) -> Evaluation:
             return Relations(config)
         case FairFaceConfig():
             return FairFace(config, load)
+        case RobustnessConfig():
+            return Robustness(config)
 
 
 def run_evaluations(evaluations: Mapping[str, Evaluation], encoder: Encoder) -> dict[str, Outcome]:

@@ -17,6 +17,7 @@ from clip_jax.evals.linear_probe import LinearProbeConfig
 from clip_jax.evals.protocol import Evaluation, OpenTeacher
 from clip_jax.evals.relations import RelationsConfig
 from clip_jax.evals.retrieval import RetrievalConfig
+from clip_jax.evals.robustness import RobustnessConfig
 from clip_jax.evals.senses import SensesConfig
 from clip_jax.evals.suite import EvalConfig, open_evaluations
 from clip_jax.evals.unseen import UnseenConfig
@@ -46,6 +47,12 @@ SUITES: dict[str, dict[str, EvalConfig]] = {
         "winoground": WinogroundConfig(),
         "relations": RelationsConfig(),
         "attributes": RelationsConfig(part="attribution"),
+    },
+    "robustness": {
+        "imagenet_v2": RobustnessConfig(),
+        "imagenet_sketch": RobustnessConfig(
+            shifted=TfdsConfig(name="imagenet_sketch", split="test", label_key="label"), baselines="imagenet_sketch"
+        ),
     },
     "faces": {"fairface": FairFaceConfig()},
     "clip": {name: zero_shot(name) for name in CLIP_DATASETS},

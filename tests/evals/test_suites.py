@@ -41,7 +41,8 @@ def test_the_teacher_and_the_places_of_data_are_filled_in():
 
 def test_no_such_suite():
     with pytest.raises(
-        ValueError, match=r"no suite 'clp'; there are offline, order, faces, clip, .*; did you mean 'clip'\?"
+        ValueError,
+        match=r"no suite 'clp'; there are offline, order, robustness, faces, clip, .*; did you mean 'clip'\?",
     ):
         suite("clp")
 
