@@ -68,7 +68,7 @@ bench-loss: $(VENV)/.test
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[plan]"
 	@$(BIN)/python -m tests.bench.loss_memory $(ARGS)
 
-# One to five minutes a row, and 27 rows; it goes on where it was stopped. Writes docs/scale.json and docs/scale.md.
+# One to sixteen minutes a row, and 27 rows; it goes on where it was stopped. Writes docs/scale.json and docs/scale.md.
 scale: $(VENV)/.test
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[plan]"
 	@JAX_PLATFORMS=cpu $(BIN)/python -m tests.bench.scale $(ARGS)

@@ -79,10 +79,8 @@ class Group:
         """Starts all, shows what they print, and returns the code of the first that failed, all others ended."""
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
-        if (
-            devices > 1
-        ):  # collectives that wait keep threads of XLA's pool: with only one a device all may wait for ever
-            environment.setdefault("PJRT_NPROC", str(8 * devices))
+        # Collectives that wait keep threads of XLA's pool: where none is left, all wait for ever.
+        environment.setdefault("PJRT_NPROC", str(max(8 * devices, os.cpu_count() or 1)))
         address = f"127.0.0.1:{_free_port()}"
         self._running = []
         for process in range(processes):

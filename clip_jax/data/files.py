@@ -44,7 +44,10 @@ def stat(urls: list[str]) -> list[tuple[int, str]]:
 
 
 def version(url: str) -> tuple[int, str] | None:
-    """(bytes, a text that changes with the content) of a file, None where there is none. Raises ValueError for a folder."""
+    """(bytes, a text that changes with the content) of a file, None where there is none.
+
+    Raises ValueError for a folder, or where the server does not say its size.
+    """
     try:
         if (path := _local(url)) is not None:
             entry = os.stat(path)

@@ -1,6 +1,6 @@
 """What `clip-jax plan` says of published sizes on 16 to 6,144 chips: `make scale` writes docs/scale.json and docs/scale.md.
 
-Each row compiles one training step for a pod that is not there: one to five minutes of a core. It goes on where it was
+Each row compiles one training step for a pod that is not there: one to sixteen minutes of a core. It goes on where it was
 stopped, compiles rows of other versions of JAX or its compiler again, and forgets rows that the grid no longer has. --only
 TEXT: rows whose name holds it. --most N: no more than N rows. --page: only the page, from what is there.
 """
@@ -140,7 +140,6 @@ def main() -> None:
     given, console = parser.parse_args(), Console(soft_wrap=True)
     names = {row.name for row in rows()}
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found = {name: known for name, known in found.items() if name in names}
     todo = [] if given.page else [row for row in rows() if given.only in row.name]
     left = [row for row in todo if row.name not in found or found[row.name]["versions"] != versions()]
     for row in left[: given.most]:
@@ -148,12 +147,17 @@ def main() -> None:
         known = found[row.name]
         verdict = "fits" if known["fits"] else "does not fit"
         console.print(f"{row.name}: {known['total'] / 1e9:.1f} GB, {verdict}, {known['compiled']['seconds']:.0f} s")
-        _write(found)
-    _write(found)
+        _write({name: known for name, known in found.items() if name in names})
+    if not left:
+        _write_page(found)
 
 
 def _write(found: Mapping[str, Any]) -> None:
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    _write_page(found)
+
+
+def _write_page(found: Mapping[str, Any]) -> None:
     PAGE.write_text(page([(row.name, dataclasses.asdict(row)) for row in rows()], found))
 
 

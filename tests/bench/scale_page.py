@@ -71,8 +71,8 @@ def _meaning(distilled: bool) -> list[str]:
         return ["Efficiency: pairs/s a chip over those of pretraining the same model on the same pod.", ""]
     return [
         "Efficiency (weak scaling): pairs/s a chip over those of the smallest pod of the same model that was compiled, at the",
-        "same pairs a chip. On 6,144 chips the batch a chip is smaller, so that the whole stays near 1M, and embedded at once:",
-        "without the second forward pass that parts take, a chip may do more pairs a second than on the smallest pod.",
+        "same pairs a chip. On 6,144 chips the batch a chip is smaller, so that the whole stays near 1M, and embedded at once,",
+        "without the second forward pass that parts take: that is other work, and has no efficiency here.",
         "",
     ]
 
@@ -94,11 +94,16 @@ def _lines(rows: Sequence[tuple[str, Mapping[str, Any]]], found: Mapping[str, An
 def _basis(
     one: Mapping[str, Any], first: Mapping[str, Any] | None, found: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
-    """What its efficiency is over."""
+    """What its efficiency is over; None where the basis has other pairs a chip, or embeds them in another number of parts."""
     if not one["row"]["distilled"]:
-        return first
+        same = first and _parts(one) == _parts(first) and one["row"]["pairs"] == first["row"]["pairs"]
+        return first if same else None
     same = {"distilled": False}
     return next((other for other in found.values() if other["row"] == one["row"] | same and other["times"]), None)
+
+
+def _parts(one: Mapping[str, Any]) -> int:
+    return one["row"]["pairs"] // one["row"]["part"]
 
 
 def _row(one: Mapping[str, Any], basis: Mapping[str, Any] | None) -> list[str]:
