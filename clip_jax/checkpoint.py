@@ -24,7 +24,7 @@ _ARRAYS = ("params", "ema", "rest", "recent")
 _ITEMS = (*_ARRAYS, "proof")
 # What several devices hold they write in parts, each its own, where parts are at least so many bytes: cutting a part out
 # takes a program for each shape and device, which small arrays are not worth.
-_LEAST_PART = 1 << 20
+_LEAST_PART = 1 << 16
 _TO_BEGIN = 300.0  # seconds: a process that cannot even begin a save may have left the others in the midst of it
 
 
@@ -65,8 +65,8 @@ class Checkpoints:
             read_only=self._read_only,
             cleanup_tmp_directories=not self._read_only,  # what a killed run had half written
         )
-        whole = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_PART)
-        registry = ocp.type_handlers.create_type_handler_registry((jax.Array, whole))
+        arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_PART)
+        registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
         handlers: dict[str, Any] = {
             name: ocp.PyTreeCheckpointHandler(type_handler_registry=registry) for name in _ARRAYS
         }
