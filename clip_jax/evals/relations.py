@@ -103,7 +103,7 @@ class _Crops:
         except OSError as error:
             raise BadSample(str(error)) from error
         x, y, width, height = self._boxes[index]
-        crop = photo[max(y, 0) : y + height, max(x, 0) : x + width]
+        crop = photo[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
         if 0 in crop.shape:
             raise BadSample(f"a box of no pixels, {x} {y} {width} {height}")
         return Sample(uid=self.uid(index), image=crop, captions=(self.true[index],))
