@@ -17,9 +17,15 @@ from clip_jax.data.webdataset import WebDatasetConfig
 from clip_jax.evals import suite
 from clip_jax.evals.agreement import AgreementConfig
 from clip_jax.evals.colors import ColorsConfig
+from clip_jax.evals.fairface import FairFaceConfig
 from clip_jax.evals.linear_probe import LinearProbeConfig
+from clip_jax.evals.relations import RelationsConfig
 from clip_jax.evals.retrieval import RetrievalConfig
+from clip_jax.evals.robustness import RobustnessConfig
+from clip_jax.evals.senses import SensesConfig
 from clip_jax.evals.showcase import ShowcaseConfig
+from clip_jax.evals.unseen import UnseenConfig
+from clip_jax.evals.winoground import WinogroundConfig
 from clip_jax.evals.zero_shot import ZeroShotConfig
 from clip_jax.experiment import TrainConfig
 from clip_jax.models import presets
@@ -49,6 +55,12 @@ EVALS = {
     "like_teacher": AgreementConfig(teacher="runs/teacher", source=SOURCES[0], queries=("a bell",), top=10),
     "colors": ColorsConfig(teacher="runs/teacher", limit=90),
     "pictures": ShowcaseConfig(source=SOURCES[1], queries=("a red heart",)),
+    "senses": SensesConfig(teacher="runs/teacher", source=SOURCES[0]),
+    "unseen": UnseenConfig(teacher="runs/teacher", source=SOURCES[0], trained=SOURCES[1]),
+    "winoground": WinogroundConfig(folder="w", limit=5),
+    "relations": RelationsConfig(part="attribution", least=3),
+    "faces": FairFaceConfig(teacher="runs/teacher"),
+    "robustness": RobustnessConfig(source=SOURCES[4], shifted=SOURCES[5], templates=("a {}",)),
 }
 
 
@@ -163,7 +175,7 @@ def test_what_is_refused(given, message):
         ({"evals": {"v": {"kind": "retreival"}}}, "config.evals.v.kind is 'retreival'.*did you mean 'retrieval'"),
         (
             {"evals": {"v": {"kind": "digits"}}},
-            "config.evals.v.kind is 'digits'; there are agreement, colors, linear_probe, retrieval",
+            "config.evals.v.kind is 'digits'; there are agreement, colors, fairface, linear_probe, relations, retrieval",
         ),
     ],
     ids=str,
