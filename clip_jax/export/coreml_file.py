@@ -3,7 +3,7 @@
 import importlib
 import itertools
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ from clip_jax.export.half import in_half
 from clip_jax.export.runner import Runner, quiet
 from clip_jax.interop.packing import Precision, is_matrix
 from clip_jax.interop.proof.gate import NotProven
+from clip_jax.models.clip import CLIPConfig
+from clip_jax.models.vit import VisionConfig
 
-_PROBED = "head/qkv/kernel"  # of SigLIP's attention pooling
 _SAMPLE = 97  # numbers of an array that are compared before all of them are
 
 
 def open_file(path: Path, wanted: Wanted) -> Runner:
     """On macOS by Core ML. Elsewhere the file is read back: its inputs and outputs, that all its constants are finite, and its
-    matrices, which must be ours but for the precision's rounding; and our towers run with those matrices, each operation's
+    weights, which must be ours but for the precision's rounding; and our towers run with those weights, each operation's
     result rounded as the file's precision rounds it. Raises NotProven where the file is not what it should be."""
     made, here = wanted.graph(), platform.system() == "Darwin"
     with quiet():
@@ -39,10 +40,10 @@ def open_file(path: Path, wanted: Wanted) -> Runner:
     for name, array in stored:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise NotProven(f"its constant {name} holds NaN or infinity")
-    matrices = _matrices(made, [array for _, array in stored], wanted.precision)
+    weights = _weights(wanted, made, [array for _, array in stored])
     if here:
         return Runner(run=_by_the_system(model, made, wanted), by=f"Core ML, macOS {platform.mac_ver()[0]}")
-    params = tree.nested({**tree.leaves_by_path(wanted.params), **made.weights, **matrices})
+    params = tree.nested({**tree.leaves_by_path(wanted.params), **weights})
     function = graph(wanted.config, params, wanted.tower, preprocess=wanted.preprocess).function
     half = wanted.precision != "f32"
     compiled = jax.jit(in_half(function) if half else function)
@@ -78,22 +79,53 @@ def _constants(spec: Any, weights: str) -> Iterator[tuple[str, np.ndarray]]:
             yield operation.outputs[0].name, value
 
 
-def _matrices(made: Graph, stored: Sequence[np.ndarray], precision: Precision) -> dict[str, np.ndarray]:
-    """Our matrices, f32 by path, each as it lies in the file. Raises NotProven for one that does not, or not as it was."""
+def _weights(wanted: Wanted, made: Graph, stored: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Our parameters, f32 by path, as they lie in the file. Raises NotProven for one that does not, or not as it was."""
     found = {}
-    for path, array in made.weights.items():
-        if is_matrix(path, array.shape):
-            pieces = list(array) if array.ndim == 3 else [array]  # of stacked layers, one each
-            near = [_read(path, piece, stored, precision) for piece in pieces]
-            found[path] = np.stack(near) if array.ndim == 3 else near[0]
-    return found
+    for path, array in _kept(wanted.config, made.weights).items():
+        layers = path.split("/")[1].startswith("blocks")  # stacked
+        precision = wanted.precision
+        if precision == "int8" and not is_matrix(path, array.shape):
+            precision = "f16"
+        near = [_checked(path, one, _nearest(one, stored), precision) for one in (array if layers else [array])]
+        found[path] = np.stack(near) if layers else near[0]
+    return _restored(found, made.weights)
 
 
-def _read(path: str, ours: np.ndarray, stored: Sequence[np.ndarray], precision: Precision) -> np.ndarray:
-    if path.endswith(_PROBED):  # its first third has become one query, for the probe is known when the file is written
-        query, rest = np.split(ours, [ours.shape[1] // 3], axis=1)
-        return np.concatenate([query, _checked(path, rest, _nearest(rest, stored), precision)], axis=1)
-    return _checked(path, ours, _nearest(ours, stored), precision)
+_CLASS, _POSITIONS = "visual/class_embedding", "visual/positional_embedding"
+_PROBE, _KERNEL, _BIAS = "visual/head/probe", "visual/head/qkv/kernel", "visual/head/qkv/bias"
+
+
+def _kept(config: CLIPConfig, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What of our parameters a file keeps: the converter has computed all that depends on no input. A class token has its
+    position added; SigLIP's probe has become its query, by heads; of a ResNet's folded norms, biases are left."""
+    kept = {
+        path: array
+        for path, array in weights.items()
+        if not (path.endswith(("/mean", "/var")) or path.removesuffix("scale") + "var" in weights)
+    }
+    if _CLASS in kept:
+        kept[_CLASS], kept[_POSITIONS] = kept[_CLASS] + kept[_POSITIONS][0], kept[_POSITIONS][1:]
+    if _PROBE in kept:
+        assert isinstance(config.vision_cfg, VisionConfig)
+        query, kept[_KERNEL] = np.split(kept[_KERNEL], [kept[_PROBE].size], axis=1)
+        shift, kept[_BIAS] = np.split(kept[_BIAS], [kept[_PROBE].size])
+        kept[_PROBE] = (kept[_PROBE] @ query + shift).reshape(-1, config.vision_cfg.head_width)
+    return kept
+
+
+def _restored(found: dict[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The way back; what was computed of several parameters is given to one of them, beside ours for the others."""
+    if _CLASS in found:
+        first = weights[_POSITIONS][:1]
+        found[_CLASS], found[_POSITIONS] = found[_CLASS] - first[0], np.concatenate([first, found[_POSITIONS]])
+    if _PROBE in found:
+        width = found[_PROBE].size
+        shift = found[_PROBE].ravel() - weights[_PROBE] @ weights[_KERNEL][:, :width]
+        found[_PROBE] = weights[_PROBE]
+        found[_KERNEL] = np.concatenate([weights[_KERNEL][:, :width], found[_KERNEL]], axis=1)
+        found[_BIAS] = np.concatenate([shift, found[_BIAS]])
+    return {**weights, **found}
 
 
 def _nearest(array: np.ndarray, stored: Sequence[np.ndarray]) -> np.ndarray | None:
@@ -115,7 +147,9 @@ def _nearest(array: np.ndarray, stored: Sequence[np.ndarray]) -> np.ndarray | No
 
 
 def _checked(path: str, ours: np.ndarray, stored: np.ndarray | None, precision: Precision) -> np.ndarray:
-    """`stored`, where it is ours but for rounding."""
+    """`stored`, where it is ours but for rounding. Zeros that are added and ones that multiply the converter has left out."""
+    if not ours.any() or (ours == 1).all():
+        return ours
     if stored is None:
         raise NotProven(f"it does not hold {path} {ours.shape}")
     far, largest = float(np.abs(stored - ours).max()), float(np.abs(ours).max())

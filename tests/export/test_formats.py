@@ -1,11 +1,14 @@
 """Every format in every precision, written by its converter and run by its runtime."""
 
+import dataclasses
 import importlib.util
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 
+from clip_jax import tree
 from clip_jax.export.formats import FORMATS, check_installed
 from clip_jax.export.measure import measure
 from clip_jax.interop.proof.gate import NotProven
@@ -69,19 +72,60 @@ def test_a_fixed_batch(exported, tmp_path, name):
             runner.run({"pixels": samples.pixels[:2]})
 
 
-def test_a_core_ml_file_with_other_weights_is_refused(exported, tmp_path):
+@pytest.fixture(scope="module")
+def core_ml(exported, tmp_path_factory):
+    """kind -> a file in f16, with both towers, and what it was to be; each made once."""
     need("coreml")
-    config, params, _ = exported("vit")
-    file = wanted(config, params, "image", "f16", batch=1)
-    path = tmp_path / "image.mlpackage"
-    FORMATS["coreml"].write(file, path)
+    made = {}
+
+    def of(kind):
+        if kind not in made:
+            config, params, _ = exported(kind)
+            file = wanted(config, params, "joint", "f16", batch=1)
+            path = tmp_path_factory.mktemp(kind) / "joint.mlpackage"
+            FORMATS["coreml"].write(file, path)
+            made[kind] = path, file
+        return made[kind]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameter", "part"),
+    [
+        ("vit", "visual/proj/kernel", np.s_[:]),
+        ("vit", "visual/positional_embedding", np.s_[1:]),
+        ("vit", "visual/ln_post/bias", np.s_[:]),
+        ("vit", "text/blocks/attn/qkv/bias", np.s_[1]),
+        ("vit", "text/blocks/ln_2/scale", np.s_[0]),
+        ("siglip", "visual/head/qkv/bias", np.s_[64:]),
+    ],
+)
+def test_a_core_ml_file_with_other_weights_is_refused(core_ml, tmp_path, kind, parameter, part):
+    whole, file = core_ml(kind)
+    path = tmp_path / "joint.mlpackage"
+    shutil.copytree(whole, path)
     (stored,) = path.rglob("weight.bin")
-    content = bytearray(stored.read_bytes())
-    at = len(content) - 4096
-    content[at : at + 2] = np.float16(1.5).tobytes()
-    stored.write_bytes(content)
-    with pytest.raises(NotProven, match="differs from ours by"):
+    content = stored.read_bytes()
+    array = file.graph().weights[parameter][part].astype(np.float16)
+    places = [(one, content.find(one.tobytes())) for one in (array, array.T)]
+    (ours, at) = next((one, at) for one, at in places if at >= 0)
+    spoiled = ours.copy()
+    spoiled.flat[ours.size // 2] += 0.01
+    stored.write_bytes(content[:at] + spoiled.tobytes() + content[at + spoiled.nbytes :])
+    with pytest.raises(NotProven, match=f"{parameter} differs from ours by 0.0"):
         FORMATS["coreml"].open_file(path, file)
+
+
+@pytest.mark.parametrize("kind", ["vit", "siglip"])
+def test_what_core_ml_computes_beforehand_is_compared_too(core_ml, exported, kind):
+    """A class token with its position, and the query of SigLIP's probe."""
+    path, file = core_ml(kind)
+    of = {"vit": "visual/class_embedding", "siglip": "visual/head/probe"}[kind]
+    leaves = tree.leaves_by_path(exported(kind)[1])
+    other = dataclasses.replace(file, params=tree.nested({**leaves, of: np.asarray(leaves[of]) + 0.1}))
+    with pytest.raises(NotProven, match=f"{of} differs from ours"):
+        FORMATS["coreml"].open_file(path, other)
 
 
 def test_what_is_missing_is_named(monkeypatch):
