@@ -40,7 +40,7 @@ def open_file(path: Path, wanted: Wanted) -> Runner:
     for name, array in stored:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise NotProven(f"its constant {name} holds NaN or infinity")
-    weights = _weights(wanted, made, [array for _, array in stored])
+    weights = _weights(wanted, made, [_once(array, wanted.batch or 1) for _, array in stored])
     if here:
         return Runner(run=_by_the_system(model, made, wanted), by=f"Core ML, macOS {platform.mac_ver()[0]}")
     params = tree.nested({**tree.leaves_by_path(wanted.params), **weights})
@@ -77,6 +77,12 @@ def _constants(spec: Any, weights: str) -> Iterator[tuple[str, np.ndarray]]:
             value = operation.materialized_val_inference()
         if isinstance(value, np.ndarray):
             yield operation.outputs[0].name, value
+
+
+def _once(array: np.ndarray, batch: int) -> np.ndarray:
+    """What the converter has repeated for each sample of a batch, without its repetitions."""
+    repeated = array.ndim > 1 and len(array) == batch and bool((array == array[:1]).all())
+    return array[:1] if repeated else array
 
 
 def _weights(wanted: Wanted, made: Graph, stored: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

@@ -93,12 +93,13 @@ def graph(
     def run(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         model = bind(config, tree.nested({path: _unpacked(one) for path, one in stands.items()}))
         outputs = []
-        if image:
-            outputs.append(model.encode_image(arrays[0]))
-        if text:
-            outputs.append(model.encode_text(arrays[-1]))
-        if image and text:
-            outputs.append(model.scale() * (outputs[0] @ outputs[1].T) + model.bias())
+        with jax.default_matmul_precision("highest"):  # of f32, TPUs and GPUs multiply fewer bits unless they are told
+            if image:
+                outputs.append(model.encode_image(arrays[0]))
+            if text:
+                outputs.append(model.encode_text(arrays[-1]))
+            if image and text:
+                outputs.append(model.scale() * (outputs[0] @ outputs[1].T) + model.bias())
         return tuple(outputs)
 
     return Graph(

@@ -1,5 +1,7 @@
 """The graphs of exports against the towers they are made of, and float16 against NumPy's."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,3 +84,12 @@ def test_a_wanted_file_knows_its_graph(exported):
     made = wanted(config, params, "image", preprocess=True).graph()
     assert made.abstract(3)[0].shape == (3, 16, 16, 3)
     assert made.abstract(3)[0].dtype == np.uint8
+
+
+def test_products_are_of_all_bits_on_every_device(exported):
+    config, params, _ = exported("resnet")
+    made = graph(config, params, "joint", preprocess=False)
+    program = str(jax.make_jaxpr(made.function)(*made.abstract(2)))
+    products = program.count("dot_general[") + program.count("conv_general_dilated[")
+    assert products > 20
+    assert len(re.findall(r"precision=\(?Precision\.HIGHEST", program)) == products
