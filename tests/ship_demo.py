@@ -19,6 +19,7 @@ from PIL import Image
 
 from clip_jax.data.glyphs import Glyphs, GlyphsConfig
 
+MARK = ".ship-demo"
 PICTURES, SIDE = 500, 128
 QUERIES = ("?q=star&c=yellow", "?q=speech bubble&c=red", "?q=a black house on yellow")
 WIDE, PHONE = (1200, 820), (390, 844)
@@ -39,8 +40,11 @@ def main() -> None:
                 f"{run} is no run folder; `make quickstart` trains runs/quickstart and runs/quickstart-student"
             )
     if given.out.exists():
+        if not (given.out / MARK).is_file():
+            parser.error(f"{given.out} is there, and no earlier demo wrote it; give a folder that may be removed")
         shutil.rmtree(given.out)
     given.out.mkdir(parents=True)
+    (given.out / MARK).touch()
     spent: list[tuple[str, float]] = []
     with _timed("export", spent):
         for run in (given.student, given.teacher):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from clip_jax.export.graph import Tower
 from clip_jax.export.measure import COSINES, TOP
 from clip_jax.export.record import Exported, Record
 from clip_jax.interop.card_tables import architecture, cell, preparation, table
@@ -56,15 +57,25 @@ HEAD = (
 def explained(record: Record) -> str:
     """What the figures mean, in a paragraph."""
     limits = ", ".join(f"{cosine:g} in {precision}" for precision, cosine in COSINES.items())
+    chance = min(1.0, TOP / record.samples)
     said = (
-        f"Each file ran on the same {record.samples} images and captions as the model in f32. Differences are those of an "
-        f"element of an embedding of length 1; cosines are those of both embeddings of one input, and below {limits} a file is "
-        f"not handed out. Overlap@{TOP}: the share of the first {TOP} images of each caption that are the model's own; a tower "
-        "is paired with the model's other one. Milliseconds are those of one call on the machine that exported."
+        f"Each file gave embeddings of the same {record.samples} images and captions as the model in f32. Differences are those "
+        f"of an element of an embedding of length 1; cosines are those of both embeddings of one input, and below {limits} a "
+        f"file is not handed out. Overlap@{TOP}: the share of the first {TOP} images of each caption that are the model's own; a "
+        f"tower is paired with the model's other one, and chance would give {chance:.0%}. Milliseconds are those of one call "
+        f"with one input of each kind, or as many as a fixed batch takes, on all cores of the machine that exported "
+        f"({record.machine})."
     )
-    unrun = sorted({file.by for file in record.files if file.p50 is None})
-    if unrun:
-        said += f" Core ML runs on Apple's systems alone; elsewhere its files are read back and computed by {'; '.join(unrun)}."
+    if unrun := sorted({file.by for file in record.files if file.p50 is None}):
+        said += (
+            " Core ML's files did not run themselves, which takes Apple's systems: all their weights were read back and compared "
+            f"with the model's, and the embeddings computed from them by {'; '.join(unrun)}."
+        )
+    if any((file.format, file.precision) == ("onnx", "int8") for file in record.files):
+        said += (
+            " onnxruntime multiplies int8 exactly on ARM and on x86 with VNNI; older x86 processors saturate large sums, so "
+            "check the embeddings there."
+        )
     return said
 
 
@@ -78,12 +89,17 @@ def _files(record: Record) -> str:
 
 def _arrays(config: CLIPConfig, files: Iterable[Exported]) -> str:
     size, length = config.vision_cfg.image_size, config.text_cfg.context_length
-    raw = any(file.preprocess for file in files)
+    raw = {file.format for file in files if file.preprocess}
     pixels = "u8, RGB, 0 to 255: scaling and normalising are inside" if raw else "f32, RGB, normalised as above"
+    if "coreml" in raw:
+        pixels += (
+            f" (Core ML takes a picture instead, RGB, {size}x{size}: a CVPixelBuffer, or Pillow's Image in Python)"
+        )
+    joint = " `logits`: f32 [batch, batch], images by texts." if any(file.tower == "joint" for file in files) else ""
     return (
         f"`pixels`: [batch, {size}, {size}, 3], {pixels}. `tokens`: i32 [batch, {length}]; the tokenizer lies beside, for "
         f"transformers' AutoTokenizer with padding to {length}. `image_embedding`, `text_embedding`: f32 "
-        f"[batch, {config.embed_dim}], of length 1."
+        f"[batch, {config.embed_dim}], of length 1.{joint}"
     )
 
 
@@ -92,19 +108,27 @@ def _running(record: Record) -> str:
     for format_, (library, code) in SNIPPETS.items():
         file = next((one for one in record.files if one.format == format_), None)
         if file is not None:
-            what = "text" if file.tower == "text" else "image"
-            given = {"text": "tokens", "image": "pixels"}[what]
-            filled = code
-            for mark, value in (
-                ("FILE", file.path),
-                ("FOLDER", file.path.split("/")[0]),
-                ("INPUT", given),
-                ("WHAT", what),
-            ):
-                filled = filled.replace(mark, value)
-            parts.append(f"With {library}:\n\n```python\n{filled}\n```")
+            inputs, outputs = _CALLS[file.tower]
+            marks = {
+                "FILE": file.path,
+                "FOLDER": file.path.split("/")[0],
+                "FEED": ", ".join(f'"{name}": {name}' for name in inputs),
+                "NAMED": ", ".join(f"{name}={name}" for name in inputs),
+                "INPUTS": ", ".join(inputs),
+                "FOUND": ", ".join(outputs) if outputs[1:] else f"({outputs[0]},)",
+                "FIRST": outputs[0],
+            }
+            for mark, value in marks.items():
+                code = code.replace(mark, value)
+            parts.append(f"With {library}:\n\n```python\n{code}\n```")
     return "\n\n".join(parts)
 
+
+_CALLS: dict[Tower, tuple[tuple[str, ...], tuple[str, ...]]] = {  # inputs and outputs of `Graph`
+    "image": (("pixels",), ("image_embedding",)),
+    "text": (("tokens",), ("text_embedding",)),
+    "joint": (("pixels", "tokens"), ("image_embedding", "text_embedding", "logits")),
+}
 
 SNIPPETS = {
     "onnx": (
@@ -112,21 +136,21 @@ SNIPPETS = {
         """import onnxruntime
 
 session = onnxruntime.InferenceSession("FILE")
-(embedding,) = session.run(["WHAT_embedding"], {"INPUT": INPUT})""",
+FOUND = session.run(None, {FEED})""",
     ),
     "litert": (
         "LiteRT",
         """from ai_edge_litert.interpreter import Interpreter
 
 run = Interpreter(model_path="FILE").get_signature_runner()
-embedding = run(INPUT=INPUT)["WHAT_embedding"]""",
+FIRST = run(NAMED)["FIRST"]""",
     ),
     "coreml": (
         "Core ML on macOS",
         """import coremltools
 
 model = coremltools.models.MLModel("FILE")
-embedding = model.predict({"INPUT": INPUT})["WHAT_embedding"]""",
+FIRST = model.predict({FEED})["FIRST"]""",
     ),
     "jax": (
         "JAX",
@@ -135,13 +159,13 @@ embedding = model.predict({"INPUT": INPUT})["WHAT_embedding"]""",
 import jax.export
 
 call = jax.export.deserialize(bytearray(Path("FILE").read_bytes())).call
-(embedding,) = call(INPUT)""",
+FOUND = call(INPUTS)""",
     ),
     "safetensors": (
         "clip_jax",
         """import clip_jax
 
 model = clip_jax.load("FOLDER")
-embedding = model.encode_image(["photo.jpg"])""",
+image_embedding = model.encode_image(["photo.jpg"])""",
     ),
 }

@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.metadata
 import logging
+import os
+import platform
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,7 +47,7 @@ class Order:
                 f"Core ML takes one picture at a time, not {self.batch}: leave out preprocess, or the batch"
             )
 
-    def files(self, config: CLIPConfig, params: Any) -> Iterator[tuple[Kind, Path, Wanted]]:
+    def files(self, config: CLIPConfig, params: Any, origin: dict[str, Any]) -> Iterator[tuple[Kind, Path, Wanted]]:
         """Each file's kind, its path within the folder, and what it holds."""
         for kind in self.kinds:
             format_ = FORMATS[kind.format]
@@ -59,7 +61,8 @@ class Order:
                         tower=tower,
                         precision=kind.precision,
                         preprocess=self.preprocess,
-                        batch=self.batch or (None if format_.flexible else 1),
+                        batch=None if format_.whole else self.batch or (None if format_.flexible else 1),
+                        origin=origin,
                     ),
                 )
 
@@ -67,15 +70,19 @@ class Order:
 def export_model(source: Opened, destination: Path, order: Order) -> Record:
     """Writes DESTINATION/FORMAT-PRECISION/TOWER.*, the tokenizer, export.json with what was measured, and a README.md.
 
-    Raises ModuleNotFoundError without what the formats need, ValueError where the folder is there already, NotProven where a
-    file is not the model: then all that was written is left in DESTINATION.unproven.
+    Raises ModuleNotFoundError without what the formats need, ValueError where the folder is there already or a file would be
+    larger than its format allows, NotProven where one is not the model: then all that was written is left in
+    DESTINATION.unproven.
     """
     check_installed(kind.format for kind in order.kinds)
     check_destination(destination)
     _log.info("%s: %s", source.path, source.said)
     config = dataclasses.replace(source.config, dtype="float32", running=Running())
+    origin, versions = origin_of(source), _versions(order.kinds)
+    files = list(order.files(config, source.params, origin))
+    for kind, path, wanted in files:
+        FORMATS[kind.format].check_room(path, wanted)
     samples = known(config, source.params)
-    files = list(order.files(config, source.params))
     with drafted(destination) as draft:
         write_tokenizer(draft, config.text_cfg)
         made: list[Exported] = []
@@ -93,11 +100,12 @@ def export_model(source: Opened, destination: Path, order: Order) -> Record:
         record = Record(
             source=f"{source.path.name}: {source.said}",
             model=_portable(config),
-            origin=origin_of(source),
+            origin=origin,
             samples=len(samples),
             files=tuple(made),
             overlaps={name: measure.overlap(outputs, samples) for name, outputs in pairs.items() if len(outputs) == 2},
-            made_with=_versions(order.kinds),
+            made_with=versions,
+            machine=f"{os.cpu_count()} cores, {platform.machine()}",
         )
         write_json(draft / RECORD, to_dict(record))
         (draft / "README.md").write_text(card(destination.name, config, record))
@@ -111,12 +119,16 @@ def _one(draft: Path, kind: Kind, path: Path, wanted: Wanted, samples: Samples) 
     try:
         file.parent.mkdir(exist_ok=True)
         format_.write(wanted, file)
-        seconds = time.perf_counter() - began
+    except OSError as error:
+        raise ValueError(f"{file} cannot be written: {error.strerror or error}") from error
+    except Exception as error:  # of a converter, which raises what it likes; files that are done must not be lost by it
+        said = next(iter(str(error).splitlines()), "")
+        raise NotProven(f"{path}: its converter gave up: {type(error).__name__}: {said}") from error
+    seconds = time.perf_counter() - began
+    try:
         measured, outputs = measure.measure(format_.open_file(file, wanted), wanted, graph, samples)
     except NotProven as error:
         raise NotProven(f"{path}: {error}") from error
-    except OSError as error:
-        raise ValueError(f"{file} cannot be written: {error.strerror or error}") from error
     return Exported(
         path=path.as_posix(),
         format=kind.format,
@@ -149,4 +161,5 @@ def _line(file: Exported) -> str:
 def _versions(kinds: Sequence[Kind]) -> dict[str, str]:
     packages = importlib.metadata.packages_distributions()
     modules = sorted({"jax"} | {module for kind in kinds for module in FORMATS[kind.format].needs})
-    return {packages[module][0]: importlib.metadata.version(packages[module][0]) for module in modules}
+    named = {packages[module][0] for module in modules if module in packages}
+    return {package: importlib.metadata.version(package) for package in sorted(named)}

@@ -40,7 +40,7 @@ class Graph:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wanted:
     """One file to be written. params: nested dict of arrays, f32. preprocess: pixels come as u8 and are normalised inside.
-    batch: of every call, None for any."""
+    batch: of every call, None for any. origin: what is known of the model's training."""
 
     config: CLIPConfig
     params: Any
@@ -48,6 +48,7 @@ class Wanted:
     precision: Precision
     preprocess: bool
     batch: int | None
+    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def graph(self, *, stored: Precision = "f32", tables: Precision | None = None) -> Graph:
         """Its towers. stored: the precision of weights inside, unpacked where they are used; tables: of embedding tables, where

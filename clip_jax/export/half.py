@@ -9,6 +9,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 Function = Callable[..., tuple[jax.Array, ...]]
+_CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint"}  # of a program, once
 LIMIT = 2.0**15  # float16 ends at 65,504; what is added to a number of this size still fits
 
 
@@ -65,8 +66,8 @@ def _evaluated(
 
     for equation in program.eqns:
         given = [value(atom) for atom in equation.invars]
-        inner = next((equation.params[name] for name in ("jaxpr", "call_jaxpr") if name in equation.params), None)
-        if isinstance(inner, ClosedJaxpr) and len(inner.jaxpr.invars) == len(given):
+        if equation.primitive.name in _CALLS:
+            inner = equation.params["call_jaxpr" if "call_jaxpr" in equation.params else "jaxpr"]
             found = _evaluated(inner, given, constant=constant, result=result)
         else:
             params = equation.primitive.get_bind_params(equation.params)

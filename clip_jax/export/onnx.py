@@ -69,10 +69,13 @@ def _fix_batch(model: Any, batch: int) -> None:
 
 
 def _products(model: Any, onnx: Any) -> None:
-    """Gemm without a bias becomes MatMul, which is what onnxruntime quantizes."""
+    """Gemm without a bias becomes MatMul, which is what onnxruntime quantizes; what nothing takes any more is left out."""
     for node in model.graph.node:
         factors = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
         plain = not factors.get("transA") and not factors.get("transB") and factors.get("alpha", 1.0) == 1.0
         if node.op_type == "Gemm" and plain and (len(node.input) < 3 or factors.get("beta", 1.0) == 0.0):
             node.op_type = "MatMul"
             del node.input[2:], node.attribute[:]
+    used = {name for node in model.graph.node for name in node.input}
+    for one in [one for one in model.graph.initializer if one.name not in used]:
+        model.graph.initializer.remove(one)

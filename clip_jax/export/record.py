@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from clip_jax.export.graph import Tower
 from clip_jax.export.measure import Measured
 from clip_jax.interop.packing import Precision
 from clip_jax.models.clip import CLIPConfig
@@ -20,7 +21,7 @@ class Exported(Measured):
     path: str
     format: str
     precision: Precision
-    tower: str
+    tower: Tower
     preprocess: bool
     batch: int | None
     bytes: int
@@ -32,7 +33,7 @@ class Exported(Measured):
 class Record:
     """source: what was exported, in words. model: its configuration. origin: what is known of its training. samples: how many
     images and captions the files ran on. overlaps: of FORMAT-PRECISION with both towers of it, as Measured.overlap. made_with:
-    versions of packages."""
+    versions of packages. machine: that exported, whose milliseconds they are."""
 
     source: str
     model: CLIPConfig
@@ -41,6 +42,7 @@ class Record:
     files: tuple[Exported, ...]
     overlaps: dict[str, float]
     made_with: dict[str, str]
+    machine: str
 
 
 def read(folder: Path) -> Record:

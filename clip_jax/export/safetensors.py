@@ -19,7 +19,7 @@ def write(wanted: Wanted, path: Path) -> None:
         name: packed(name, np.asarray(leaf, np.float32), wanted.precision)
         for name, leaf in tree.leaves_by_path(wanted.params).items()
     }
-    folder.write_settings(path.parent, wanted.config, layout="clip_jax", origin={})
+    folder.write_settings(path.parent, wanted.config, layout="clip_jax", origin=wanted.origin)
     tensors.write(path, flattened(parts), {})
 
 

@@ -1,11 +1,14 @@
 """Small models of each kind that is exported, with the parts that have tripped converters."""
 
 import dataclasses
+import importlib.util
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
+from clip_jax.export.formats import FORMATS
 from clip_jax.export.graph import Tower, Wanted
 from clip_jax.interop.packing import Precision
 from clip_jax.models.clip import CLIPConfig, init_params
@@ -55,3 +58,10 @@ def wanted(
 ) -> Wanted:
     """A file to be written."""
     return Wanted(config=config, params=params, tower=tower, precision=precision, preprocess=preprocess, batch=batch)
+
+
+def need(name: str) -> None:
+    """Skips a test that no converter is there for."""
+    missing = [module for module in FORMATS[name].needs if importlib.util.find_spec(module) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: pip install 'clip_jax[export]'")

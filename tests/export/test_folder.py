@@ -1,10 +1,12 @@
 """A folder of exports: what is in it, that it can be used as its README says, and what is left where it fails."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +14,15 @@ import pytest
 import clip_jax
 from clip_jax import __main__ as entry
 from clip_jax.export import folder as exporting
-from clip_jax.export import measure, record
+from clip_jax.export import formats, measure, record
+from clip_jax.export.card import card
 from clip_jax.export.folder import Order, export_model
-from clip_jax.export.formats import Kind
+from clip_jax.export.formats import FORMATS, Kind
 from clip_jax.interop.proof.gate import NotProven
 from clip_jax.interop.recognize import open_weights
 from clip_jax.interop.write import TARGETS
+from tests.export.models import CONFIGS, need
+from tests.export.recorded import FILE, RECORDED
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +68,55 @@ def test_the_readme_can_be_followed(made, exported, monkeypatch):
     assert len(snippets) == 2
     scope = {"pixels": samples.squares[:2]}
     exec(snippets[0], scope)
-    np.testing.assert_allclose(scope["embedding"], samples.outputs["image_embedding"][:2], atol=1e-5)
+    np.testing.assert_allclose(scope["image_embedding"], samples.outputs["image_embedding"][:2], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["jax", "onnx", "litert"])
+def test_the_readme_of_both_towers_in_one_file_can_be_followed(name, model, exported, tmp_path, monkeypatch):
+    need(name)
+    samples, out = exported("vit")[2], tmp_path / "out"
+    export_model(
+        open_weights(model), out, Order(kinds=[Kind(format=name, precision="f32")], towers=("joint",), batch=2)
+    )
+    monkeypatch.chdir(out)
+    (snippet,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    scope = {"pixels": samples.pixels[:2], "tokens": samples.tokens[:2]}
+    exec(snippet, scope)
+    np.testing.assert_allclose(scope["image_embedding"], samples.outputs["image_embedding"][:2], atol=1e-5)
+
+
+def test_core_mls_pictures_are_told_of():
+    file = dataclasses.replace(FILE, path="coreml-f16/joint.mlpackage", format="coreml", tower="joint", preprocess=True)
+    text = card("phone", CONFIGS["vit"], dataclasses.replace(RECORDED, files=(file,)))
+    assert "Core ML takes a picture instead, RGB, 16x16" in text
+    assert 'model.predict({"pixels": pixels, "tokens": tokens})["image_embedding"]' in text
+    assert "`logits`: f32 [batch, batch]" in text
+
+
+def test_files_that_would_be_too_large_are_refused_before_the_work(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "_MOST", 2_000_000)
+    with pytest.raises(
+        ValueError, match=r"jax-f16/joint\.jax would take 0\.0 GB in f16.*or another format, such as coreml or"
+    ):
+        export_model(
+            open_weights(model), tmp_path / "out", Order(kinds=[Kind(format="jax", precision="f16")], towers=("joint",))
+        )
+    kinds = [Kind(format="safetensors", precision="f16")]
+    record_ = export_model(open_weights(model), tmp_path / "out", Order(kinds=kinds, batch=8))
+    assert record_.files[0].batch is None
+
+
+def test_a_converter_that_gives_up_loses_nothing(model, tmp_path, monkeypatch):
+    def gives_up(*given):
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setitem(FORMATS, "onnx", dataclasses.replace(FORMATS["onnx"], write=gives_up, needs=()))
+    kinds = [Kind(format="jax", precision="f32"), Kind(format="onnx", precision="f32")]
+    with pytest.raises(
+        NotProven, match=r"onnx-f32/image\.onnx: its converter gave up: RuntimeError: no such operation"
+    ):
+        export_model(open_weights(model), tmp_path / "out", Order(kinds=kinds, towers=("image",)))
+    assert (tmp_path / "out.unproven/jax-f32/image.jax").is_file()
 
 
 @pytest.mark.parametrize("precision", ["f16", "int8"])

@@ -1,6 +1,7 @@
 """Every format in every precision, written by its converter and run by its runtime."""
 
 import dataclasses
+import importlib
 import importlib.util
 import itertools
 import shutil
@@ -14,7 +15,7 @@ from clip_jax.export.measure import measure
 from clip_jax.interop.proof.gate import NotProven
 from clip_jax.models.clip import CLIPConfig
 from clip_jax.models.vit import VisionConfig
-from tests.export.models import CONFIGS, params_of, wanted
+from tests.export.models import CONFIGS, need, params_of, wanted
 
 LIMITS = {"f32": 1e-5, "f16": 5e-3, "int8": 0.1}  # of an element of an embedding
 # Each format, precision, kind of model and tower at least once; a file takes seconds, so the rest is for `make test-all`.
@@ -31,12 +32,6 @@ SLOW = [
     if case not in QUICK and (case[1] == "joint" or not FORMATS[case[2]].whole)
 ]
 CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
-
-
-def need(name):
-    missing = [module for module in FORMATS[name].needs if importlib.util.find_spec(module) is None]
-    if missing:
-        pytest.skip(f"needs {', '.join(missing)}: pip install 'clip_jax[export]'")
 
 
 def bytes_of(path):
@@ -126,6 +121,14 @@ def test_what_core_ml_computes_beforehand_is_compared_too(core_ml, exported, kin
     other = dataclasses.replace(file, params=tree.nested({**leaves, of: np.asarray(leaves[of]) + 0.1}))
     with pytest.raises(NotProven, match=f"{of} differs from ours"):
         FORMATS["coreml"].open_file(path, other)
+
+
+def test_an_onnx_file_holds_nothing_that_nobody_uses(exported, tmp_path):
+    need("onnx")
+    config, params, _ = exported("vit")
+    FORMATS["onnx"].write(wanted(config, params, "image"), tmp_path / "image.onnx")
+    graph = importlib.import_module("onnx").load(tmp_path / "image.onnx").graph
+    assert {one.name for one in graph.initializer} <= {name for node in graph.node for name in node.input}
 
 
 def test_what_is_missing_is_named(monkeypatch):

@@ -79,6 +79,14 @@ def test_every_result_is_rounded_to_half():
     np.testing.assert_array_equal(found, np.asarray(found, np.float16).astype(np.float32))
 
 
+def test_a_loop_is_left_a_loop():
+    def function(x):
+        return (jax.lax.scan(lambda carry, row: (carry + row, None), jnp.zeros(3), x)[0],)
+
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    np.testing.assert_array_equal(within_half(function)(rows)[0], rows.sum(axis=0))
+
+
 def test_a_wanted_file_knows_its_graph(exported):
     config, params, _ = exported("vit")
     made = wanted(config, params, "image", preprocess=True).graph()

@@ -4,49 +4,15 @@ import dataclasses
 import re
 
 from clip_jax.cli import report as command
-from clip_jax.export.record import RECORD, Exported, Record
+from clip_jax.export.record import RECORD
 from clip_jax.plain import to_dict
 from clip_jax.writers import write_json
-from tests.export.models import CONFIGS
+from tests.export.recorded import RECORDED
 from tests.recorded_run import NASTY, Page
-
-FILE = Exported(
-    path="onnx-int8/image.onnx",
-    format="onnx",
-    precision="int8",
-    tower="image",
-    preprocess=False,
-    batch=None,
-    bytes=1_234_567,
-    parameters=1_200_000,
-    seconds=1.0,
-    largest=4.2e-3,
-    mean=5e-4,
-    cosine=0.99912,
-    overlap=0.971,
-    p50=2.0,
-    p95=3.5,
-    by="onnxruntime 1.0",
-)
-OTHERS = (
-    dataclasses.replace(
-        FILE, path="coreml-int8/image.mlpackage", format="coreml", p50=None, p95=None, batch=1, bytes=617_283
-    ),
-    dataclasses.replace(FILE, path="onnx-int8/text.onnx", tower="text"),
-)
 
 
 def write(folder, **changes):
-    record = Record(
-        source="quickstart: a clip_jax run",
-        model=CONFIGS["vit"],
-        origin={},
-        samples=200,
-        files=(FILE, *OTHERS),
-        overlaps={"onnx-int8": 0.9525},
-        made_with={"jax": "0.10"},
-    )
-    write_json(folder / RECORD, to_dict(dataclasses.replace(record, **changes)))
+    write_json(folder / RECORD, to_dict(dataclasses.replace(RECORDED, **changes)))
 
 
 def test_the_page_says_what_was_measured(tmp_path, capsys):
@@ -58,7 +24,20 @@ def test_the_page_says_what_was_measured(tmp_path, capsys):
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
     assert page.headings == [1, 2, 2, 2, 2]
-    for said in ("1.23", "2.0", "3.5", "4.2e-03", "0.999120", "97.1%", "95.2%", "not run here", "jax 0.10"):
+    for said in (
+        "1.23",
+        "2.0",
+        "3.5",
+        "4.2e-03",
+        "0.999120",
+        "97.1%",
+        "95.2%",
+        "chance would give 10%",
+        "2 cores, x86_64",
+        "did not run themselves",
+        "not run here",
+        "jax 0.10",
+    ):
         assert said in " ".join(page.words), said
     assert re.findall(r'<i style="width: ([\d.]+)%', text) == ["100.0", "100.0", "50.0", "100.0", "100.0", "95.2"]
     assert not re.search(r'(src|href)="(?!#)', text)
