@@ -19,6 +19,7 @@ from clip_jax.evals.agreement import AgreementConfig
 from clip_jax.evals.colors import ColorsConfig
 from clip_jax.evals.fairface import FairFaceConfig
 from clip_jax.evals.linear_probe import LinearProbeConfig
+from clip_jax.evals.order import OrderConfig
 from clip_jax.evals.relations import RelationsConfig
 from clip_jax.evals.retrieval import RetrievalConfig
 from clip_jax.evals.robustness import RobustnessConfig
@@ -59,6 +60,7 @@ EVALS = {
     "unseen": UnseenConfig(teacher="runs/teacher", source=SOURCES[0], trained=SOURCES[1]),
     "winoground": WinogroundConfig(folder="w", limit=5),
     "relations": RelationsConfig(part="attribution", least=3),
+    "order": OrderConfig(source=SOURCES[2], seed=3),
     "faces": FairFaceConfig(teacher="runs/teacher"),
     "robustness": RobustnessConfig(source=SOURCES[4], shifted=SOURCES[5], templates=("a {}",)),
 }
@@ -175,7 +177,7 @@ def test_what_is_refused(given, message):
         ({"evals": {"v": {"kind": "retreival"}}}, "config.evals.v.kind is 'retreival'.*did you mean 'retrieval'"),
         (
             {"evals": {"v": {"kind": "digits"}}},
-            "config.evals.v.kind is 'digits'; there are agreement, colors, fairface, linear_probe, relations, retrieval",
+            "config.evals.v.kind is 'digits'; there are agreement, colors, fairface, linear_probe, order, relations, retrieval",
         ),
     ],
     ids=str,

@@ -14,6 +14,7 @@ from clip_jax.evals.colors import Colors, ColorsConfig, color_figures
 from clip_jax.evals.embed import Encoder
 from clip_jax.evals.fairface import FairFace, FairFaceConfig, fairface_figures
 from clip_jax.evals.linear_probe import LINEAR_PROBE_FIGURES, LinearProbe, LinearProbeConfig
+from clip_jax.evals.order import ORDER_FIGURES, Order, OrderConfig
 from clip_jax.evals.protocol import Evaluation, Figure, OpenTeacher, Outcome, is_share
 from clip_jax.evals.relations import RELATION_FIGURES, Relations, RelationsConfig
 from clip_jax.evals.retrieval import RETRIEVAL_FIGURES, Retrieval, RetrievalConfig
@@ -35,6 +36,7 @@ EvalConfig = (
     | UnseenConfig
     | WinogroundConfig
     | RelationsConfig
+    | OrderConfig
     | FairFaceConfig
     | RobustnessConfig
 )
@@ -51,6 +53,7 @@ KINDS: dict[str, type] = {
     "unseen": UnseenConfig,
     "winoground": WinogroundConfig,
     "relations": RelationsConfig,
+    "order": OrderConfig,
     "fairface": FairFaceConfig,
     "robustness": RobustnessConfig,
 }
@@ -79,6 +82,8 @@ def figure_names(config: EvalConfig) -> tuple[str, ...]:
             return WINOGROUND_FIGURES
         case RelationsConfig():
             return RELATION_FIGURES
+        case OrderConfig():
+            return ORDER_FIGURES
         case FairFaceConfig():
             return fairface_figures(config)
         case RobustnessConfig():
@@ -122,6 +127,8 @@ def _opened(config: EvalConfig, load: OpenTeacher) -> Evaluation:
             return Winoground(config)
         case RelationsConfig():
             return Relations(config)
+        case OrderConfig():
+            return Order(config)
         case FairFaceConfig():
             return FairFace(config, load)
         case RobustnessConfig():

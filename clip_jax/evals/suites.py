@@ -8,12 +8,14 @@ from typing import Any
 
 from clip_jax.data.digits import DigitsConfig
 from clip_jax.data.glyphs import GlyphsConfig
+from clip_jax.data.table import TableConfig
 from clip_jax.data.tfds import TfdsConfig
 from clip_jax.evals.agreement import AgreementConfig
 from clip_jax.evals.clip_datasets import CLIP_DATASETS, linear_probe, zero_shot
 from clip_jax.evals.colors import ColorsConfig
 from clip_jax.evals.fairface import FairFaceConfig
 from clip_jax.evals.linear_probe import LinearProbeConfig
+from clip_jax.evals.order import OrderConfig
 from clip_jax.evals.protocol import Evaluation, OpenTeacher
 from clip_jax.evals.relations import RelationsConfig
 from clip_jax.evals.retrieval import RetrievalConfig
@@ -47,6 +49,10 @@ SUITES: dict[str, dict[str, EvalConfig]] = {
         "winoground": WinogroundConfig(),
         "relations": RelationsConfig(),
         "attributes": RelationsConfig(part="attribution"),
+        "coco_order": OrderConfig(source=TfdsConfig(name="coco_captions", split="test"), stored="coco_order.json"),
+        "flickr_order": OrderConfig(
+            source=TableConfig(path="flickr30k_test.csv", name="flickr30k"), stored="flickr_order.json"
+        ),
     },
     "robustness": {
         "imagenet_v2": RobustnessConfig(),
@@ -105,7 +111,7 @@ def _placed(config: Any, teacher: str, data_dir: str) -> Any:
     }
     if isinstance(config, TfdsConfig):
         given["data_dir"] = data_dir
-    for key in ("folder", "classes_file"):
+    for key in ("folder", "classes_file", "path", "stored"):
         if given.get(key):
             given[key] = os.path.join(data_dir, given[key])
     if given.get("teacher") == "":
