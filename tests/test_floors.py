@@ -317,3 +317,7 @@ def test_the_pipeline_starts_no_device():
         "sorted({m.split('.')[0] for m in sys.modules} & {'flax', 'optax', 'torch', 'tensorflow', 'matplotlib'}))"
     )
     assert found == "False []"
+
+
+def test_ranking_waits_for_scipys_statistics():
+    assert run_python("import sys, clip_jax.ranking; print('scipy.stats' in sys.modules)") == "False"
