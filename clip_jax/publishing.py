@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from clip_jax.drafts import check_destination, drafted
-from clip_jax.evals.protocol import Outcome
 from clip_jax.evals.suite import read_json
 from clip_jax.experiment import TrainConfig
 from clip_jax.interop import card
@@ -20,10 +19,11 @@ from clip_jax.interop.card_tables import architecture, cell, preparation, table
 from clip_jax.interop.convert import convert, origin_of
 from clip_jax.interop.proof.gate import Difference
 from clip_jax.interop.recognize import Opened, open_weights
+from clip_jax.interop.scrub import scrubbed
 from clip_jax.interop.write import CHECKS
 from clip_jax.plain import from_dict
-from clip_jax.report.figures import apart, figure_words, percent, times
 from clip_jax.run_folder import EVALUATION
+from clip_jax.weaknesses import weaknesses
 from clip_jax.writers import write_json
 
 _log = logging.getLogger(__name__)
@@ -81,30 +81,6 @@ def publish(
     return done
 
 
-def weaknesses(outcomes: Mapping[str, Outcome]) -> list[str]:
-    """What evaluations found wanting, a sentence each: at chance, weakest above it, how often two models' lists differ."""
-    above, rest = apart(outcomes)
-    lines = [
-        f"{one.name}: {one.verdict} ({figure_words(one.figure)} {percent(one.number.value)}, chance "
-        f"{percent(one.number.chance) or 'unknown'})."
-        for one in rest
-    ]
-    known = [one for one in above if one.number.times]  # farthest above chance first
-    if known:
-        low = known[-1]
-        lines.append(
-            f"The weakest above chance: {low.name}, {figure_words(low.figure)} {percent(low.number.value)}, "
-            f"{times(low.number)} times chance."
-        )
-    for name, outcome in outcomes.items():
-        for figure, number in outcome.figures.items():
-            if "overlap_at_" in figure and number.value < 1:
-                lines.append(
-                    f"{name}: {figure_words(figure)} {percent(number.value)}; the other results are not those of its teacher."
-                )
-    return lines
-
-
 def _refusal(layout: str, source: Opened) -> str:
     try:
         CHECKS[layout](source.config)
@@ -114,19 +90,33 @@ def _refusal(layout: str, source: Opened) -> str:
 
 
 def _evaluation(file: Path | None, origin: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The content of a file, or else what is known of a run's; None without either."""
+    """The content of a file, or else what is known of a run's; None without either. Raises ValueError for one that a card
+    cannot be written of, and for one of other weights."""
     if file is None:
-        if "evaluation" not in origin:
+        found = origin.get("evaluation")
+        if found is None:
             _log.warning(
                 "no evaluation of these weights is known, so the card has no figures; clip-jax evaluate makes one"
             )
-        return origin.get("evaluation")
+            return None
+        file = Path(EVALUATION)
+    else:
+        try:
+            found = scrubbed(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file} cannot be read as an evaluation.json of clip-jax evaluate: {error}") from error
     try:
-        text = file.read_text(encoding="utf-8")
-        read_json(text)
-    except (OSError, ValueError) as error:
+        about, _ = read_json(json.dumps(found))
+        card.evaluation(found)  # what would fail later fails now
+        _weaknesses(found)
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} cannot be read as an evaluation.json of clip-jax evaluate: {error}") from error
-    return json.loads(text)
+    for what in ("step", "weights"):
+        if what in about and what in origin and about[what] != origin[what]:
+            raise ValueError(
+                f"{file} measured {what} {about[what]}, and these weights are of {what} {origin[what]}: evaluate these"
+            )
+    return found
 
 
 def _move_up(part: Path, folder: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import sys
+import types
 
 import huggingface_hub
 import jax
@@ -12,14 +13,20 @@ import pytest
 
 import clip_jax
 from clip_jax import __main__ as entry
+from clip_jax.data.glyphs import GlyphsConfig
+from clip_jax.data.webdataset import WebDatasetConfig
+from clip_jax.evals.agreement import AgreementConfig
 from clip_jax.evals.protocol import Figure, Outcome
 from clip_jax.evals.suite import write_json
+from clip_jax.experiment import TrainConfig
+from clip_jax.interop.files import hub
 from clip_jax.interop.recognize import open_weights
 from clip_jax.interop.write import TARGETS
 from clip_jax.models.clip import CLIPConfig
 from clip_jax.models.text import TextConfig
 from clip_jax.models.vit import VisionConfig
-from clip_jax.publishing import publish, weaknesses
+from clip_jax.plain import to_dict
+from clip_jax.publishing import publish
 from tests.export.models import params_of
 
 CONFIG = CLIPConfig(
@@ -89,19 +96,12 @@ def test_the_card_tells_licence_figures_and_weaknesses(published):
     text = (out / "README.md").read_text()
     assert text.startswith("---\nlicense: cc-by-4.0\nlibrary_name: transformers\n")
     assert "| digits | top1 | 10.10 | 10.00 |" in text
-    assert "* digits: at chance (top-1 10.1%, chance 10.0%)." in text
+    assert "* digits: at chance: top-1 10.1% (chance 10.0%)." in text
     assert "* The weakest above chance: agreement, overlap@20 73.7%, 18 times chance." in text
     assert 'clip.load("small-clip/model.pt"' in text
     assert "local-dir:small-clip" in text
     assert text.count("```python") == 4
     assert json.loads((out / "evaluation.json").read_text())["about"]["model"] == "small"
-
-
-def test_weaknesses_by_hand():
-    found = weaknesses(OUTCOMES)
-    assert found[0].startswith("digits: at chance")
-    assert found[2] == "agreement: overlap@20 73.7%; the other results are not those of its teacher."
-    assert weaknesses({}) == []
 
 
 def test_a_layout_that_cannot_hold_it_is_left_out_and_said(source, tmp_path):
@@ -142,7 +142,21 @@ def test_bad_flags(monkeypatch, capsys, tmp_path, arguments, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["{", '{"about": {}, "evaluations": {"x": {}}}'])
+def evaluation_of(value="0.1", about="{}"):
+    figures = f'{{"figures": {{"top1": {{"value": {value}, "chance": 0.1}}}}, "counts": {{}}}}'
+    return f'{{"about": {about}, "evaluations": {{"x": {figures}}}}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"about": {}, "evaluations": {"x": {}}}',
+        evaluation_of("null"),
+        evaluation_of(about='{"step": "5", "weights": "ema"}'),
+    ],
+)
 def test_a_damaged_evaluation_stops_it_before_anything_is_written(source, tmp_path, content):
     file = tmp_path / "evaluation.json"
     file.write_text(content)
@@ -151,10 +165,68 @@ def test_a_damaged_evaluation_stops_it_before_anything_is_written(source, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_an_evaluation_of_other_weights_is_refused(source, tmp_path):
+    file = tmp_path / "evaluation.json"
+    file.write_text(evaluation_of(about='{"step": 999, "weights": "ema"}'))
+    opened = open_weights(source[0])
+    other = dataclasses.replace(opened, origin={**opened.origin, "step": 100, "weights": "ema"})
+    with pytest.raises(ValueError, match="measured step 999, and these weights are of step 100"):
+        publish(other, tmp_path / "out", licence="mit", evaluation=file)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_private_is_published(tmp_path):
+    model = tmp_path / "model"
+    shards = "https://ajx7q:s3cr3t@data.example/prj9z/x-{0..1}.tar?X-Amz-Signature=SIGNED"
+    run = TrainConfig(
+        model=CONFIG,
+        source=WebDatasetConfig(urls=shards, name="pairs", index_cache="/home/ajx7q/cache"),
+        init_from="/home/ajx7q/prv5k/run7",
+        evals={"like": AgreementConfig(teacher="/home/ajx7q/teacher", source=GlyphsConfig())},
+    )
+    origin = {"step": 3, "weights": "raw", "training": to_dict(run)}
+    model.mkdir()
+    TARGETS["clip_jax"](model, CONFIG, params_of(CONFIG), origin)
+    file = tmp_path / "evaluation.json"
+    about = {"step": 3, "weights": "raw", "run": "/home/ajx7q/run", "evals": to_dict(run)["evals"]}
+    write_json(file, OUTCOMES, about)
+    publish(open_weights(model), tmp_path / "out", licence="mit", evaluation=file)
+    for written in (tmp_path / "out").iterdir():
+        content = written.read_bytes()
+        for secret in (b"ajx7q", b"s3cr3t", b"SIGNED", b"data.example", b"prj9z", b"prv5k", str(tmp_path).encode()):
+            assert secret not in content, (written.name, secret)
+    assert "x-{0..1}.tar" in (tmp_path / "out/README.md").read_text()
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_a_private_repository_is_private_or_nothing_goes_there(monkeypatch, tmp_path, public):
+    calls = []
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo, **given: None)
+    there = types.SimpleNamespace(private=not public)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda self, repo: there)
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", lambda self, **given: calls.append(given))
+    if public:
+        with pytest.raises(ValueError, match="me/small is there, and public, so nothing was uploaded"):
+            hub.upload(tmp_path, "me/small", private=True)
+    else:
+        hub.upload(tmp_path, "me/small", private=True)
+    assert len(calls) == (not public)
+
+
+def test_what_to_try_again_stays_private(monkeypatch, tmp_path):
+    def fails(self, repo, **given):
+        raise OSError("connection lost")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fails)
+    with pytest.raises(ValueError, match=r"`hf upload me/small .* --private`"):
+        hub.upload(tmp_path, "me/small", private=True)
+
+
 def test_onto_the_hub(source, measured, tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(huggingface_hub.HfApi, "whoami", lambda self: {"name": "me"})
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo, **given: calls.append((repo, given)))
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda self, repo: types.SimpleNamespace(private=True))
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", lambda self, **given: calls.append(given))
     monkeypatch.chdir(tmp_path)
     words = ["clip-jax", "publish", str(source[1]), "--to", "hf-hub:me/small", "--license", "mit", "--private"]

@@ -168,13 +168,18 @@ def read_json(text: str) -> tuple[dict[str, Any], dict[str, Outcome]]:
         content = json.loads(text)
         outcomes = {
             name: Outcome(
-                figures={key: Figure(**figure) for key, figure in entry["figures"].items()}, counts=entry["counts"]
+                figures={key: _figure(**figure) for key, figure in entry["figures"].items()},
+                counts={key: int(count) for key, count in entry["counts"].items()},
             )
             for name, entry in content["evaluations"].items()
         }
         return dict(content["about"]), outcomes
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _figure(value: float, chance: float | None) -> Figure:
+    return Figure(value=float(value), chance=None if chance is None else float(chance))
 
 
 def table(outcomes: Mapping[str, Outcome]) -> Table:

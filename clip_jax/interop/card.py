@@ -3,13 +3,13 @@
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from clip_jax.evals.protocol import is_share
 from clip_jax.experiment import TrainConfig
 from clip_jax.interop.card_tables import architecture, cell, preparation, table
 from clip_jax.interop.proof.gate import Difference
+from clip_jax.interop.scrub import scrubbed
 from clip_jax.models.clip import CLIPConfig
 from clip_jax.plain import to_dict
 
@@ -65,7 +65,7 @@ def training(config: TrainConfig) -> str:
     """The run that trained the weights, as a table."""
     optim = config.optim
     rows: list[tuple[str, Any]] = [
-        ("data", _described(to_dict(config.source))),
+        ("data", _described(scrubbed(to_dict(config.source)))),
         ("steps", f"{config.steps:,}"),
         ("batch", f"{config.batch_size:,} pairs"),
         ("pairs in all steps", f"{config.steps * config.batch_size:,}"),
@@ -79,34 +79,28 @@ def training(config: TrainConfig) -> str:
     if optim.freeze:
         rows.append(("frozen", ", ".join(optim.freeze)))
     if config.init_from:
-        rows.append(("started from", _named(config.init_from)))
+        rows.append(("started from", scrubbed(config.init_from)))
     if config.origin:
-        rows.append(("configuration", _named(config.origin)))
+        rows.append(("configuration", scrubbed(config.origin)))
     return table(("", ""), rows)
 
 
 def _described(source: Mapping[str, Any]) -> str:
-    """A source's configuration in one line; of paths only the last name, which says what it is and not whose disk."""
+    """A source's configuration in one line."""
     if "parts" in source:
         parts = (f"{part['weight']:g} x ({_described(part['source'])})" for part in source["parts"])
         return "mixture of " + ", ".join(parts)
     said = [
-        f"{key} {_named(value)}" for key, value in source.items() if key != "kind" and value not in ("", None, [], {})
+        f"{key} {_listed(value)}" for key, value in source.items() if key != "kind" and value not in ("", None, [], {})
     ]
     return f"{source['kind']}: {', '.join(said)}" if said else source["kind"]
 
 
-def _named(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(("/", "~")):
-        return PurePath(value).name
-    if isinstance(value, str) and (split := value.partition(":"))[2].startswith(
-        ("/", "~")
-    ):  # configs/base.py:/home/me/model
-        return f"{split[0]}:{PurePath(split[2]).name}"
-    if isinstance(value, list):
-        rest = f" and {len(value) - _LISTED} more" if len(value) > _LISTED else ""
-        return ", ".join(str(_named(item)) for item in value[:_LISTED]) + rest
-    return value
+def _listed(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    rest = f" and {len(value) - _LISTED} more" if len(value) > _LISTED else ""
+    return ", ".join(map(str, value[:_LISTED])) + rest
 
 
 def evaluation(content: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from clip_jax.experiment import TrainConfig
 from clip_jax.interop.card import Provenance, model_card
 from clip_jax.interop.proof import gate, prepared
 from clip_jax.interop.recognize import Opened, open_weights
+from clip_jax.interop.scrub import scrubbed
 from clip_jax.interop.write import CHECKS, TARGETS
 from clip_jax.models.clip import CLIPConfig
 from clip_jax.plain import from_dict, to_dict
@@ -114,13 +115,14 @@ def outputs(opened: Opened) -> gate.Outputs:
 
 
 def origin_of(source: Opened) -> dict[str, Any]:
-    """What is known of where the weights came from, for clip_jax.json: the source, and a run's training and evaluation."""
+    """What is known of where the weights came from, for clip_jax.json: the source, and a run's training and evaluation; of
+    paths and addresses their last names."""
     known = {key: source.origin[key] for key in ("training", "evaluation", "step", "weights") if key in source.origin}
     if source.run is not None:
         known = {"step": source.step, "weights": source.weights, "training": to_dict(read_config(source.run))}
         if evaluation := _evaluation(source.run, source):
             known["evaluation"] = evaluation
-    return {"source": f"{source.path.name}: {source.said}"} | known
+    return {"source": f"{source.path.name}: {source.said}"} | scrubbed(known)
 
 
 def _card(source: Opened, name: str, to: str) -> Callable[[gate.Difference], str]:

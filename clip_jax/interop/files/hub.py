@@ -66,21 +66,29 @@ def check_login() -> None:
 def upload(folder: Path, repo: str, *, private: bool) -> str:
     """The address of the repository, made where it is not there, with the folder's files in a new commit.
 
-    Raises ValueError, in one line, for an upload that fails; the folder stays.
+    Raises ValueError, in one line, for an upload that fails, and for a repository that is to be `private` and is there
+    already for all to see; the folder stays.
     """
     from huggingface_hub import HfApi
 
     try:
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo, folder_path=folder, commit_message="Weights, settings and model card by clip_jax"
-        )
+        seen = private and not api.repo_info(repo).private
+        if not seen:
+            api.upload_folder(
+                repo_id=repo, folder_path=folder, commit_message="Weights, settings and model card by clip_jax"
+            )
     except Exception as error:
         raise ValueError(
             f"{folder} is complete, but cannot be uploaded: {type(error).__name__}: {_first_line(error)}; try again with "
-            f"`hf upload {repo} {folder}`"
+            f"`hf upload {repo} {folder}{' --private' * private}`"
         ) from error
+    if seen:
+        raise ValueError(
+            f"{repo} is there, and public, so nothing was uploaded: leave --private out, or make it private at "
+            f"https://huggingface.co/{repo}/settings; {folder} is complete"
+        )
     return f"https://huggingface.co/{repo}"
 
 
