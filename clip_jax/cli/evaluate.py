@@ -1,7 +1,7 @@
 """clip-jax evaluate: models through evaluations of their configs or of a named suite, as tables and JSON."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -14,16 +14,16 @@ from clip_jax.cli.configs import parse, take_config, to_dataclass
 from clip_jax.cli.start import define_process_flags, start
 from clip_jax.evals import clip_benchmark
 from clip_jax.evals.protocol import Evaluation, Outcome
-from clip_jax.evals.side_by_side import column_names, differing, side_by_side
+from clip_jax.evals.side_by_side import column_names, differing, folder_names, side_by_side
 from clip_jax.evals.speed import Speed, measure_speed
-from clip_jax.evals.suite import EvalConfig, open_evaluations, run_evaluations, table, write_json
+from clip_jax.evals.suite import EvalConfig, open_evaluations, table, write_json
 from clip_jax.evals.suites import SUITES, open_available, skipped_words, suite
 from clip_jax.loading import load_encoder
 from clip_jax.peers import watched
 from clip_jax.plain import to_dict
 from clip_jax.run_folder import EVALUATION, PICTURES
 from clip_jax.runs import Weights, read_config
-from clip_jax.subjects import Subject, is_run, open_subject
+from clip_jax.subjects import Subject, is_run, open_subject, results_folder
 
 USAGE = f"""usage: clip-jax evaluate MODEL... [--suite [NAME]] [--teacher MODEL] [--data_dir DIR] [--out DIR]
                         [--weights auto|ema|raw] [--step N] [--config configs/X.py]
@@ -34,6 +34,7 @@ read. With a suite or a config a model may be anything that clip_jax.load opens:
 Hugging Face or SigLIP, hf-hub:org/repo. Several models are shown side by side."""
 _DEFAULT = "offline"
 
+_SO_FAR = "evaluation.partial.json"  # what is measured while not all is
 _Opened = tuple[Mapping[str, Evaluation], Mapping[str, EvalConfig]]
 
 
@@ -68,11 +69,11 @@ def main(argv: list[str]) -> int:
         opened = _Evaluations(evals, skip=bool(name.value), teacher=teacher.value)
         for model in models:
             opened.check(model)
+        folders = [_made(folder) for folder in _folders(models, columns, out.value)]
         measured = {}
-        for model, column in zip(models, columns, strict=True):
-            folder = None if not out.value else Path(out.value) / column if len(models) > 1 else Path(out.value)
+        for model, column, folder in zip(models, columns, folders, strict=True):
             subject = open_subject(model, weights=cast(Weights, weights.value), step=step.value, folder=folder)
-            measured[column] = _evaluate(subject, *opened.of(subject))
+            measured[column] = _evaluate(subject, *opened.of(subject), skip=bool(name.value))
         if len(models) > 1 and jax.process_index() == 0:
             console = Console()
             console.print(side_by_side(measured))
@@ -81,6 +82,21 @@ def main(argv: list[str]) -> int:
             ):
                 console.print(f"{other} is not the same evaluation for all: the configs differ")
     return 0
+
+
+def _folders(models: Sequence[str], columns: Sequence[str], out: str) -> list[Path]:
+    """Where each model's results go."""
+    if not out:
+        return [results_folder(model) for model in models]
+    return [Path(out) / name for name in folder_names(columns)] if len(models) > 1 else [Path(out)]
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}, where results are to go, cannot be made: {error.strerror or error}") from error
+    return folder
 
 
 def _with_suite(argv: list[str]) -> list[str]:
@@ -133,21 +149,44 @@ class _Evaluations:
 
 
 def _evaluate(
-    subject: Subject, opened: Mapping[str, Evaluation], evals: Mapping[str, EvalConfig]
+    subject: Subject, opened: Mapping[str, Evaluation], evals: Mapping[str, EvalConfig], *, skip: bool
 ) -> dict[str, Outcome]:
-    outcomes = run_evaluations(opened, subject.encoder)
+    outcomes = _measured(subject, opened, skip=skip)
     speed = measure_speed(subject.config, subject.params, subject.mesh)
     if jax.process_index() > 0:
         return outcomes
     settings: dict[str, Any] = {"evals": {name: to_dict(evals[name]) for name in outcomes}}
-    subject.folder.mkdir(parents=True, exist_ok=True)
     write_json(subject.folder / EVALUATION, outcomes, subject.about | {"speed": dataclasses.asdict(speed)} | settings)
+    (subject.folder / _SO_FAR).unlink(missing_ok=True)
     rows = clip_benchmark.benchmark_rows(outcomes, evals, model=subject.name, pretrained=subject.pretrained)
     clip_benchmark.write_benchmark(subject.folder / clip_benchmark.FOLDER, rows)
     pictures = {f"{name}/{key}": array for name, outcome in outcomes.items() for key, array in outcome.pictures.items()}
     if pictures:
         np.savez_compressed(subject.folder / PICTURES, **pictures)
     _print(subject, outcomes, speed)
+    return outcomes
+
+
+def _measured(subject: Subject, opened: Mapping[str, Evaluation], *, skip: bool) -> dict[str, Outcome]:
+    """All of them, in order; what is there already is kept in a file while the next is measured. skip: one whose data turn out
+    to be no use is named, and left out, as is one whose data are not here."""
+    outcomes: dict[str, Outcome] = {}
+    failed: dict[str, str] = {}
+    for name, evaluation in opened.items():
+        try:
+            outcomes[name] = evaluation(subject.encoder)
+        except ValueError as error:
+            if not skip or jax.process_count() > 1:  # where only some processes find it so, the others would wait
+                raise ValueError(f"{name}: {error}") from error
+            failed[name] = str(error)
+            continue
+        if jax.process_index() == 0:
+            write_json(subject.folder / _SO_FAR, outcomes, subject.about)
+    if failed:
+        said = f"{len(failed)} of {len(opened)} evaluations of the suite gave nothing:\n{skipped_words(failed)}"
+        if not outcomes:
+            raise ValueError(said)
+        print(said)
     return outcomes
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clip_jax.durable import write_durably
 from clip_jax.evals.linear_probe import LinearProbeConfig
 from clip_jax.evals.protocol import Outcome
 from clip_jax.evals.retrieval import RetrievalConfig
@@ -68,10 +69,24 @@ def benchmark_rows(
 
 
 def write_benchmark(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Each row as DATASET_TASK.json in the folder, in the place of those of an earlier evaluation."""
+    """Each row as DATASET_TASK.json in the folder, in the place of those of an earlier evaluation of the same model; what others
+    wrote there stays."""
     folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{row['dataset']}_{row['task']}.json".replace("/", "_") for row in rows]
+    ours = [_model_in(row) for row in rows]
     for old in folder.glob("*.json"):
-        old.unlink()
-    for row in rows:
-        name = f"{row['dataset']}_{row['task']}".replace("/", "_")
-        (folder / f"{name}.json").write_text(json.dumps(row) + "\n")
+        if old.name not in names and _model_of(old) in ours:
+            old.unlink()
+    for name, row in zip(names, rows, strict=True):
+        write_durably(folder / name, [(json.dumps(row) + "\n").encode()])
+
+
+def _model_of(file: Path) -> tuple[str, str] | None:
+    try:
+        return _model_in(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _model_in(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["model"], row["pretrained"]

@@ -1,5 +1,6 @@
 """Figures of several models in one table, a column each."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from rich.table import Table
@@ -34,13 +35,32 @@ def differing(settings: Mapping[str, Mapping[str, object]]) -> list[str]:
 
 
 def column_names(models: Sequence[str]) -> list[str]:
-    """Short names that tell the models apart: the last part of each path, or all of it. Raises ValueError for one given
-    twice."""
+    """Short names that tell the models apart: of each path the last part, or as many as that takes. Raises ValueError for one
+    given twice."""
     whole = [model.rstrip("/") for model in models]
     if twice := [model for model in whole if whole.count(model) > 1]:
         raise ValueError(f"{twice[0]} is given twice; give different models")
-    last = [model.rpartition("/")[2] for model in whole]
-    return [short if last.count(short) == 1 else model for short, model in zip(last, whole, strict=True)]
+    return [
+        next((end for end in _ends(model) if [other for other in whole if end in _ends(other)] == [model]), model)
+        for model in whole
+    ]
+
+
+def _ends(path: str) -> list[str]:
+    """The last part, the last two, ... of a path."""
+    parts = path.split("/")
+    return ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+
+
+def folder_names(columns: Sequence[str]) -> list[str]:
+    """A name of a folder for each of different columns, and different ones: what no plain name has becomes _."""
+    found: list[str] = []
+    for column in columns:
+        plain = re.sub(r"[^\w.-]+", "_", column).strip("._") or "model"
+        found.append(
+            next(name for name in (plain, *(f"{plain}-{n}" for n in range(2, 2 + len(columns)))) if name not in found)
+        )
+    return found
 
 
 def _rows(outcomes: Sequence[Mapping[str, Outcome]]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from clip_jax.durable import write_durably
 from clip_jax.evals.agreement import Agreement, AgreementConfig, agreement_figures
 from clip_jax.evals.colors import Colors, ColorsConfig, color_figures
 from clip_jax.evals.embed import Encoder
@@ -159,7 +160,8 @@ def write_json(path: Path, outcomes: Mapping[str, Outcome], about: Mapping[str, 
         for name, outcome in outcomes.items()
     }
     stamp = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    path.write_text(json.dumps({"about": dict(about) | stamp, "evaluations": rows}, indent=2) + "\n")
+    content = json.dumps({"about": dict(about) | stamp, "evaluations": rows}, indent=2) + "\n"
+    write_durably(path, [content.encode()])
 
 
 def read_json(text: str) -> tuple[dict[str, Any], dict[str, Outcome]]:

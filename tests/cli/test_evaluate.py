@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from clip_jax.cli import evaluate
 from clip_jax.cli.evaluate import _with_suite
 from clip_jax.data.glyphs import GlyphsConfig
 from clip_jax.evals import suites
-from clip_jax.evals.agreement import AgreementConfig
+from clip_jax.evals.agreement import Agreement, AgreementConfig
 from clip_jax.evals.zero_shot import ZeroShotConfig
 from clip_jax.interop.write import TARGETS
 from clip_jax.subjects import results_folder
@@ -99,9 +100,35 @@ def test_results_go_where_they_are_told(monkeypatch, models, tmp_path):
     assert {file.parent.name for file in (tmp_path / "new").rglob("evaluation.json")} == {"a", "b"}
 
 
+def test_equal_names_go_apart_below_what_is_told(monkeypatch, models, tmp_path):
+    for name in "xy":
+        shutil.copytree(models / "a", tmp_path / name / "model", ignore=shutil.ignore_patterns("evaluation.json"))
+    here = {name: str(tmp_path / name / "model") for name in "xy"}
+    assert run(monkeypatch, *here.values(), "--suite", "--out", str(tmp_path / "out")) == 0
+    assert {file.parent.name for file in (tmp_path / "out").rglob("evaluation.json")} == {"x_model", "y_model"}
+    assert not [file for name in "xy" for file in (tmp_path / name).rglob("evaluation.json")]
+
+
+def test_an_evaluation_that_fails_costs_no_other(monkeypatch, capfd, models, tmp_path):
+    def fails(self, encoder):
+        assert list(json.loads((tmp_path / "evaluation.partial.json").read_text())["evaluations"]) == ["digits"]
+        raise ValueError("no image can be read")
+
+    monkeypatch.setattr(Agreement, "__call__", fails)
+    a = str(models / "a")
+    assert run(monkeypatch, a, "--suite", "--teacher", a, "--out", str(tmp_path)) == 0
+    assert "1 of 2 evaluations of the suite gave nothing:\n  like: no image can be read" in capfd.readouterr().out
+    assert list(json.loads((tmp_path / "evaluation.json").read_text())["evaluations"]) == ["digits"]
+    assert not (tmp_path / "evaluation.partial.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ("{a}", "--suite", "--out=pyproject.toml"),
+            "pyproject.toml, where results are to go, cannot be made: File exists",
+        ),
         (("{a}",), "a is no run folder with a checkpoint, so names no evaluations: give --suite"),
         (("{a}", "{a}", "--suite"), "a is given twice"),
         (("{a}", "--suite", "offlin"), "no suite 'offlin'; there are .* did you mean 'offline'"),

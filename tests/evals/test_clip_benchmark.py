@@ -96,6 +96,14 @@ def test_files_of_an_earlier_evaluation_go(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["mnist_zeroshot_classification.json"]
 
 
+def test_files_that_others_wrote_stay(tmp_path):
+    theirs = {"imagenet.json": '{"model": "ViT-B-32", "pretrained": "openai"}', "x.json": "{", "y.json": "[]"}
+    for name, content in theirs.items():
+        (tmp_path / name).write_text(content)
+    write_benchmark(tmp_path, benchmark_rows({"mnist": OUTCOMES["mnist"]}, EVALS, model="m", pretrained="p"))
+    assert {name: (tmp_path / name).read_text() for name in theirs} == theirs
+
+
 def test_names_of_files_are_distinct():
     evals = {name: zero_shot(name) for name in CLIP_DATASETS}
     rows = benchmark_rows(dict.fromkeys(evals, outcome(top1=1.0)), evals, model="m", pretrained="p")

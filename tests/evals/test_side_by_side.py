@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from clip_jax.evals.protocol import Figure, Outcome
-from clip_jax.evals.side_by_side import column_names, differing, side_by_side
+from clip_jax.evals.side_by_side import column_names, differing, folder_names, side_by_side
 
 
 def outcome(**values: tuple[float, float | None]) -> Outcome:
@@ -33,8 +33,20 @@ def test_a_column_a_model():
 def test_names_tell_models_apart():
     assert column_names(["runs/a", "runs/b/", "hf-hub:o/r"]) == ["a", "b", "r"]
     assert column_names(["one/a", "two/a", "b"]) == ["one/a", "two/a", "b"]
+    assert column_names(["/r/x/1/a", "/r/y/1/a", "a"]) == ["x/1/a", "y/1/a", "a"]
+    assert column_names(["a/b", "b"]) == ["a/b", "b"]
     with pytest.raises(ValueError, match="runs/a is given twice"):
         column_names(["runs/a", "runs/a/"])
+
+
+def test_folders_are_below_where_they_are_told_and_apart():
+    assert folder_names(["a", "hf-hub:o/r", "ViT-B.pt"]) == ["a", "hf-hub_o_r", "ViT-B.pt"]
+    assert folder_names(["/r/a/student", "../b/student", "../b_student", "."]) == [
+        "r_a_student",
+        "b_student",
+        "b_student-2",
+        "model",
+    ]
 
 
 def test_evaluations_that_are_not_the_same():
