@@ -9,7 +9,9 @@ from clip_jax.interop.proof.gate import NotProven
 
 
 def check_destination(destination: Path) -> None:
-    """Raises ValueError where something is there already: nothing is ever overwritten."""
+    """Raises ValueError where something is there already: nothing is ever overwritten; and for a folder without a name."""
+    if destination.name in ("", ".."):
+        raise ValueError(f"{destination} is no name of a new folder; give one")
     draft = _draft(destination)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise ValueError(f"{destination} is there already; give a folder that does not exist yet, or an empty one")

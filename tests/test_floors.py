@@ -150,6 +150,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "evals.embed",
         "evals.color_words",
         "evals.reorder",
+        "evals.aro_relations",
         "model",
         "interop.layouts.huggingface_config",
         "interop.layouts.huggingface_files",

@@ -123,6 +123,7 @@ def test_a_layout_that_cannot_hold_it_is_left_out_and_said(source, tmp_path):
         (("M", "--to", "hf-hub:me/small@v1", "--license", "mit"), "write hf-hub:me/small"),
         (("M", "--to", "out", "--license", "mit", "--private"), "--private is for --to hf-hub:org/repo"),
         (("absent", "--to", "out", "--license", "mit"), "absent does not exist"),
+        (("M", "--to", ".", "--license", "mit"), ". is no name of a new folder; give one"),
         (("M", "--to", "full", "--license", "mit"), "full is there already"),
         (("M", "--to", "hf-hub:me/small", "--license", "mit"), "run `hf auth login` first"),
     ],

@@ -1,7 +1,7 @@
 """ARO's relations and attributes: a crop of a photo against its caption and the same one with two words swapped.
 
-Yuksekgonul et al. 2023, section 2: accuracy a relation, or a pair of attributes, and the mean over these. Equal similarities
-are no success.
+Yuksekgonul et al. 2023, section 2: accuracy a relation, or a pair of attributes, and the mean over these, of relations over those
+that its authors count. Equal similarities are no success.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import numpy as np
 
 from clip_jax.data.images import decode
 from clip_jax.data.source import BadSample, Sample, sample_uid
+from clip_jax.evals.aro_relations import LEFT_OUT
 from clip_jax.evals.embed import Encoder, check_readable
 from clip_jax.evals.protocol import Figure, Outcome
 
@@ -40,13 +41,16 @@ class Relations:
     def __init__(self, config: RelationsConfig):
         if config.part not in _LISTS:
             raise ValueError(f"part {config.part!r}; there are {', '.join(_LISTS)}")
+        if config.least is not None and config.least < 1:
+            raise ValueError(f"least {config.least}: give a number of items of at least 1")
         self._least = config.least if config.least is not None else 25 if config.part == "attribution" else 1
+        self._left_out = sorted(LEFT_OUT) if config.part == "relation" else []
         self._source = _Crops(config)
         check_readable(self._source)
 
     def __call__(self, encoder: Encoder) -> Outcome:
-        """RELATION_FIGURES over the items that can be read; the macro average is left out where no group is large enough.
-        Raises ValueError where nothing can be read."""
+        """RELATION_FIGURES over the items that can be read: accuracy over all; the macro average without the relations LEFT_OUT,
+        and left out itself where no group is large enough. Raises ValueError where nothing can be read."""
         found = encoder.source(self._source, captions=False)
         if not len(found.index):
             raise ValueError(f"{self._source.name}: no image can be read")
@@ -55,7 +59,8 @@ class Relations:
         hits = own > swapped
         group = np.array([self._source.groups[int(index)] for index in found.index])
         figures = {"accuracy": Figure(value=float(hits.mean()), chance=1 / 2)}
-        means = macro(hits, group, self._least)
+        meant = ~np.isin(group, self._left_out)
+        means = macro(hits[meant], group[meant], self._least)
         if len(means):
             figures = {"macro_accuracy": Figure(value=float(means.mean()), chance=1 / 2)} | figures
         counts = {"images": len(hits), "groups": len(means), "unreadable": found.bad_count}

@@ -5,6 +5,8 @@ effective robustness. CLIP is measured so in Radford et al. 2021, section 3.3.
 """
 
 import dataclasses
+import logging
+import re
 
 import numpy as np
 from scipy.special import expit, logit
@@ -17,6 +19,8 @@ from clip_jax.evals.protocol import Figure, Outcome
 from clip_jax.evals.zero_shot import ZeroShot, ZeroShotConfig
 
 ROBUSTNESS_FIGURES = ("effective_robustness", "top1", "shifted_top1", "expected_top1")
+
+_log = logging.getLogger(__name__)
 
 # (ImageNet's validation set, the shifted set), top-1 in per cent, of torchvision's first weights of VGG, ResNet, DenseNet and
 # Inception, which saw ImageNet alone; as measured for pytorch-image-models (its results/ tables).
@@ -60,7 +64,11 @@ BASELINES: dict[str, tuple[tuple[float, float], ...]] = {
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RobustnessConfig:
     """source, shifted: labelled images of the same classes, in the same order. baselines: a name in BASELINES, of which standard
-    models the line is. classes_file, templates: as of ZeroShotConfig. limit: first images of each only, 0 for all."""
+    models the line is; outside their accuracies it is extrapolated. classes_file, templates: as of ZeroShotConfig. limit:
+    first images of each only, 0 for all.
+
+    ImageNet-R and -A hold 200 of the classes, which both sets would have to be cut to, and have no baselines here.
+    """
 
     source: SourceConfig = TfdsConfig(name="imagenet2012", split="validation", label_key="label")
     shifted: SourceConfig = TfdsConfig(name="imagenet_v2", split="test", label_key="label")
@@ -71,7 +79,8 @@ class RobustnessConfig:
 
 
 class Robustness:
-    """The protocol over two opened sources. Raises ValueError or FileNotFoundError as ZeroShot does, or for no such baselines."""
+    """The protocol over two opened sources. Raises ValueError or FileNotFoundError as ZeroShot does, for no such baselines, and
+    for sources of other classes."""
 
     def __init__(self, config: RobustnessConfig):
         if config.baselines not in BASELINES:
@@ -88,11 +97,31 @@ class Robustness:
             )
             for source in (config.source, config.shifted)
         )
+        ours, theirs = self._plain.labels, self._shifted.labels
+        coded = [all(re.fullmatch(r"n\d{8}", name) for name in names) for names in (ours, theirs)]
+        if ours != theirs and (
+            not config.classes_file or all(coded)
+        ):  # with a file, one set's names may be its numbers
+            first = next(
+                (pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]), (len(ours), len(theirs))
+            )
+            raise ValueError(
+                f"source and shifted have other classes, first {first[0]} and {first[1]}: robustness is measured on the same "
+                "ones in the same order"
+            )
 
     def __call__(self, encoder: Encoder) -> Outcome:
         """ROBUSTNESS_FIGURES; effective_robustness is a difference of shares, above 0 for what holds up better than expected."""
         plain, shifted = self._plain(encoder), self._shifted(encoder)
         accuracy, reached = plain.figures["top1"], shifted.figures["top1"]
+        low, high = (pick(x for x, _ in BASELINES[self._config.baselines]) for pick in (min, max))
+        if not low <= 100 * accuracy.value <= high:
+            _log.warning(
+                "robustness: an accuracy of %.1f%% is outside the standard models' (%.1f to %.1f%%): the line is extrapolated",
+                100 * accuracy.value,
+                low,
+                high,
+            )
         above = expected(accuracy.value, BASELINES[self._config.baselines])
         figures = {
             "effective_robustness": Figure(value=reached.value - above, chance=0.0),

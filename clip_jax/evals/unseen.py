@@ -1,6 +1,7 @@
 """Outside the training set: agreement with a teacher by how near a query is to the captions that were trained on."""
 
 import dataclasses
+import logging
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from clip_jax.data.sources import SourceConfig, open_source
 from clip_jax.evals.embed import Encoder, check_readable
 from clip_jax.evals.lists import Lists, Queries, check_gallery, check_queries, in_common, lists_of, queries_of
 from clip_jax.evals.protocol import Figure, OpenTeacher, Outcome, chunks
+
+_log = logging.getLogger(__name__)
+_BLOCK = 65_536  # captions whose embeddings are held at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,12 @@ class Unseen:
             raise ValueError(f"source {trained.name!r} gave no caption that was trained on; give another `trained`")
         encoder = load(config.teacher)
         self._teacher, queries = self._lists(encoder)
-        self._nearest = nearest(queries.text, encoder.texts(captions))
+        self._nearest = np.full(len(queries.text), -np.inf, np.float32)
+        for start in range(0, len(captions), _BLOCK):
+            if start:
+                _log.info("%s: %d of %d captions compared", trained.name, start, len(captions))
+            some = nearest(queries.text, encoder.texts(captions[start : start + _BLOCK]))
+            self._nearest = np.maximum(self._nearest, some)
         self._trained = len(captions)
 
     def __call__(self, encoder: Encoder) -> Outcome:

@@ -48,6 +48,11 @@ class ZeroShot:
             )
         check_templates(config.templates)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The source's own names of its classes."""
+        return self._source.classes
+
     def __call__(self, encoder: Encoder) -> Outcome:
         """top1, top5 (from six classes on) and mean_per_class."""
         found = encoder.source(self._source, captions=False, limit=self._config.limit)

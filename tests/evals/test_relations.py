@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
+from clip_jax.evals.aro_relations import LEFT_OUT
 from clip_jax.evals.relations import Relations, RelationsConfig, macro
 from tests.evals.memory import FixedEncoder, embedded
 
@@ -49,6 +50,18 @@ def test_by_hand(folder):
     assert some.figures["macro_accuracy"].value == pytest.approx(2 / 3)
 
 
+def test_relations_that_a_swap_leaves_true_count_in_no_mean(folder):
+    items = json.loads((folder / "visual_genome_relation.json").read_text())
+    items[3]["relation_name"] = "next to"
+    (folder / "visual_genome_relation.json").write_text(json.dumps(items))
+    found = Relations(RelationsConfig(folder=str(folder)))(FixedEncoder(FOUND, ROWS))
+    assert found.figures["macro_accuracy"].value == pytest.approx(2 / 3)
+    assert found.figures["accuracy"].value == 0.5
+    assert found.counts["groups"] == 1
+    assert len(LEFT_OUT) == 157
+    assert {"near", "of", "wrapped in", "standing in front of"} <= LEFT_OUT
+
+
 def test_the_box_is_cut(folder):
     source = Relations(RelationsConfig(folder=str(folder)))._source
     assert source[0].image.shape == (4, 7, 3)
@@ -63,6 +76,8 @@ def test_macro_is_scikit_learns_balanced_accuracy():
 
 
 def test_refusals(folder, tmp_path):
+    with pytest.raises(ValueError, match="least -3: give a number of items of at least 1"):
+        Relations(RelationsConfig(folder=str(folder), least=-3))
     with pytest.raises(FileNotFoundError, match=r"lacks visual_genome_relation.json or images/: download both"):
         Relations(RelationsConfig(folder=str(tmp_path / "nowhere")))
     (folder / "visual_genome_relation.json").write_text('[{"image_path": "1.png"}]')

@@ -7,9 +7,10 @@ import pytest
 from scipy.special import expit, logit
 
 from clip_jax.data.digits import DigitsConfig
+from clip_jax.evals import zero_shot
 from clip_jax.evals.protocol import is_share
 from clip_jax.evals.robustness import BASELINES, ROBUSTNESS_FIGURES, Robustness, RobustnessConfig, expected
-from tests.evals.memory import FixedEncoder, embedded
+from tests.evals.memory import FixedEncoder, Memory, embedded
 
 DIGITS = RobustnessConfig(source=DigitsConfig(), shifted=DigitsConfig(), classes_file="", templates=("{}",))
 
@@ -46,6 +47,29 @@ def test_two_sources():
     assert outcome.figures["effective_robustness"].value == pytest.approx(above)
     assert outcome.counts == {"images": 10, "unreadable": 0}
     assert not is_share("effective_robustness")
+
+
+@pytest.mark.parametrize(
+    ("classes", "file", "refused"),
+    [
+        (("cat", "dog"), "", False),
+        (("dog", "cat"), "", True),
+        (("cat", "dog", "cow"), "", True),
+        (("n00000002", "n00000001"), "names.txt", True),
+        (("0", "1"), "names.txt", False),
+    ],
+)
+def test_sources_of_other_classes_are_refused(monkeypatch, tmp_path, classes, file, refused):
+    first = ("n00000001", "n00000002") if file else ("cat", "dog")
+    sources = iter([Memory([(np.zeros((4, 4, 3), np.uint8), (), 0)], classes=one) for one in (first, classes)])
+    monkeypatch.setattr(zero_shot, "open_source", lambda config: next(sources))
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    config = dataclasses.replace(DIGITS, classes_file=file and str(tmp_path / file))
+    if refused:
+        with pytest.raises(ValueError, match="source and shifted have other classes, first "):
+            Robustness(config)
+    else:
+        Robustness(config)
 
 
 def test_refusals():

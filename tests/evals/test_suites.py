@@ -68,6 +68,20 @@ def test_the_papers_metric_of_each_set():
         assert len(set(one.templates)) == len(one.templates)
 
 
+def test_prompts_are_openais_in_number():
+    told = {
+        "cifar10": 18,
+        "cifar100": 18,
+        "cars": 8,
+        "dtd": 8,
+        "caltech101": 34,
+        "eurosat": 3,
+        "resisc45": 18,
+        "sun397": 2,
+    }
+    assert {name: len(CLIP_DATASETS[name].templates) for name in told} == told
+
+
 def test_tfds_knows_the_sets():
     known = tfds.list_builders(with_community_datasets=False)
     assert {one.name.partition("/")[0] for one in CLIP_DATASETS.values()} <= set(known)
