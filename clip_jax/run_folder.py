@@ -10,7 +10,7 @@ data.json          the parts of the training samples, and a digest of each: a ru
 rewinds.json       where it went back behind a loss spike               starts.jsonl     when it was started, from which step
 tensorboard/       event files               profile/           a profiler's trace, where config.profile asks for one
 evaluation.json    the last evaluation       clip_benchmark/       the same as CLIP_benchmark writes it
-pictures.npz, report.html, beside.html
+pictures.npz, report.html, beside.html, evaluation.html
 """
 
 import collections

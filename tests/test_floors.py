@@ -201,10 +201,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("limits", "search.engine"),
     ("train", "search.server"),
     ("report.svg", "report.render", "report.figures"),
-    ("report.words", "report.plots", "report.scatter"),
+    ("report.words", "report.plots", "report.scatter", "report.dots"),
     ("report.curves", "report.beside.read", "weaknesses"),
     ("report.page", "report.beside.words", "publishing"),
-    ("report", "report.beside.drawings", "report.exports"),
+    ("report", "report.beside.drawings", "report.exports", "report.evaluations"),
     ("report.beside.page",),
     ("report.beside",),
     (  # one command a file

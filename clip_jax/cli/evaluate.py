@@ -21,6 +21,7 @@ from clip_jax.evals.suites import SUITES, open_available, skipped_words, suite
 from clip_jax.loading import load_encoder
 from clip_jax.peers import watched
 from clip_jax.plain import to_dict
+from clip_jax.report.evaluations import PAGE, write_evaluations
 from clip_jax.run_folder import EVALUATION, PICTURES
 from clip_jax.runs import Weights, read_config
 from clip_jax.subjects import Subject, is_run, open_subject, results_folder
@@ -29,9 +30,10 @@ USAGE = f"""usage: clip-jax evaluate MODEL... [--suite [NAME]] [--teacher MODEL]
                         [--weights auto|ema|raw] [--step N] [--config configs/X.py]
 
 Runs the evaluations of each run's config, or those of another config or of a suite ({", ".join(SUITES)}) on its best or newest
-checkpoint, times its towers, and writes evaluation.json into its folder, and clip_benchmark/*.json, which that project's tools
-read. With a suite or a config a model may be anything that clip_jax.load opens: a run, a file or folder of OpenAI, open_clip,
-Hugging Face or SigLIP, hf-hub:org/repo. Several models are shown side by side."""
+checkpoint, times its towers, and writes evaluation.json into its folder, the same as a page, evaluation.html, and
+clip_benchmark/*.json, which that project's tools read. With a suite or a config a model may be anything that clip_jax.load
+opens: a run, a file or folder of OpenAI, open_clip, Hugging Face or SigLIP, hf-hub:org/repo. Several models are shown side by
+side, and drawn on one page in the first one's folder, or in --out."""
 _DEFAULT = "offline"
 
 _SO_FAR = "evaluation.partial.json"  # what is measured while not all is
@@ -81,6 +83,9 @@ def main(argv: list[str]) -> int:
                 {column: opened.settings(model) for column, model in zip(columns, models, strict=True)}
             ):
                 console.print(f"{other} is not the same evaluation for all: the configs differ")
+        if jax.process_index() == 0:
+            page = write_evaluations(folders, Path(out.value) / PAGE if out.value else None)
+            print(page.lines[-1])
     return 0
 
 

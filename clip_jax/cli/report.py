@@ -1,4 +1,4 @@
-"""clip-jax report: a run folder as one HTML page, several side by side on one, or a folder of exports."""
+"""clip-jax report: a run folder as one HTML page, several side by side on one, evaluations of any models, or exports."""
 
 import shutil
 import sys
@@ -11,13 +11,15 @@ from clip_jax.cli.configs import parse
 from clip_jax.export.record import RECORD
 from clip_jax.report import write_report
 from clip_jax.report.beside import write_beside
+from clip_jax.report.evaluations import write_evaluations
 from clip_jax.report.exports import write_exports
+from clip_jax.run_folder import CONFIG, EVALUATION
 
 USAGE = """usage: clip-jax report WORKDIR [MORE ...] [--out FILE]
 
 Draws the run in WORKDIR as WORKDIR/report.html, one file that loads nothing else. It may be drawn while the run goes on.
-Several runs are drawn side by side as WORKDIR/beside.html: give the teacher first, then its students. A folder that clip-jax
-export has written is drawn, too."""
+Several runs are drawn side by side as WORKDIR/beside.html: give the teacher first, then its students. Folders that clip-jax
+export or clip-jax evaluate has written are drawn, too."""
 
 
 def main(argv: list[str]) -> int:
@@ -31,7 +33,10 @@ def main(argv: list[str]) -> int:
     if file and not file.parent.is_dir():
         raise ValueError(f"--out {file}: there is no folder {file.parent}; make it first")
     jax.config.update("jax_platforms", "cpu")  # it only counts parameters: leave devices to the run that trains
-    if folders[1:]:
+    evaluated = [folder for folder in folders if (folder / EVALUATION).is_file() and not (folder / CONFIG).is_file()]
+    if evaluated:
+        report = write_evaluations(folders, file)
+    elif folders[1:]:
         report = write_beside(folders, _command(), file)
     elif (folders[0] / RECORD).is_file():
         report = write_exports(folders[0], file)

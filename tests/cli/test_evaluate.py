@@ -73,6 +73,8 @@ def test_several_models_side_by_side(monkeypatch, capsys, models, tmp_path):
     said = capsys.readouterr().out
     assert said.count("skipped 1 of 3 evaluations of the suite") == 1
     assert "tfds build mnist" in said
+    assert f"the report: open {a / 'evaluation.html'}" in said
+    assert (a / "evaluation.html").read_text().count("<h3") == 4  # two models, two evaluations
     last = said.rpartition("evaluation ")[2].splitlines()
     assert last[0].split() == ["figure", "a", "b", "chance"]
     assert last[4].split()[:2] == ["like", "overlap_at_3"]
