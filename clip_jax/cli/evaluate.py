@@ -71,10 +71,13 @@ def main(argv: list[str]) -> int:
         opened = _Evaluations(evals, skip=bool(name.value), teacher=teacher.value)
         for model in models:
             opened.check(model)
-        folders = [_made(folder) for folder in _folders(models, columns, out.value)]
+        folders = _folders(models, columns, out.value)
+        for folder in folders if out.value else ():  # before the work; others are beside a model, once it is there
+            _make(folder)
         measured = {}
         for model, column, folder in zip(models, columns, folders, strict=True):
             subject = open_subject(model, weights=cast(Weights, weights.value), step=step.value, folder=folder)
+            _make(folder)
             measured[column] = _evaluate(subject, *opened.of(subject), skip=bool(name.value))
         if len(models) > 1 and jax.process_index() == 0:
             console = Console()
@@ -90,18 +93,20 @@ def main(argv: list[str]) -> int:
 
 
 def _folders(models: Sequence[str], columns: Sequence[str], out: str) -> list[Path]:
-    """Where each model's results go."""
+    """Where each model's results go. Raises ValueError where that is one place for two."""
     if not out:
-        return [results_folder(model) for model in models]
+        found = [results_folder(model) for model in models]
+        if twice := [str(folder) for folder in found if found.count(folder) > 1]:
+            raise ValueError(f"results of two models would go to {twice[0]}: say where with --out")
+        return found
     return [Path(out) / name for name in folder_names(columns)] if len(models) > 1 else [Path(out)]
 
 
-def _made(folder: Path) -> Path:
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{folder}, where results are to go, cannot be made: {error.strerror or error}") from error
-    return folder
 
 
 def _with_suite(argv: list[str]) -> list[str]:

@@ -137,6 +137,10 @@ def test_an_evaluation_that_fails_costs_no_other(monkeypatch, capfd, models, tmp
         (("{a}", "--suite=clip", "--data_dir=/nowhere"), "no evaluation of the suite can be opened:\n  food101: "),
         (("{a}", "--suite", "--teacher=/nowhere"), "/nowhere does not exist"),
         (("/nowhere", "--suite"), "/nowhere does not exist"),
+        (
+            ("hf-hub:a/x", "hf-hub:b/x", "--suite"),
+            "results of two models would go to x.evaluation: say where with --out",
+        ),
         (("{a}", "--suite", "--step=3"), "--step 3 is given, and .*a is no run folder"),
         (("{a}", "--teacher=/nowhere"), "--teacher and --data_dir are a suite's"),
         (("{a}", "--suite", "--config=tests/small_config.py"), "--suite and --config both name evaluations"),
@@ -146,6 +150,7 @@ def test_refusals(monkeypatch, capfd, models, arguments, message):
     monkeypatch.chdir(Path(__file__).parents[2])
     assert run(monkeypatch, *(one.format(a=models / "a") for one in arguments)) == 2
     assert re.search(message, capfd.readouterr().err)
+    assert not Path("/nowhere.evaluation").exists()
 
 
 def test_a_suite_without_a_name(tmp_path):
