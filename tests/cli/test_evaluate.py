@@ -150,7 +150,12 @@ def test_refusals(monkeypatch, capfd, models, arguments, message):
     monkeypatch.chdir(Path(__file__).parents[2])
     assert run(monkeypatch, *(one.format(a=models / "a") for one in arguments)) == 2
     assert re.search(message, capfd.readouterr().err)
-    assert not Path("/nowhere.evaluation").exists()
+
+
+def test_a_model_that_is_not_there_leaves_no_folder(monkeypatch, capfd, tmp_path):
+    assert run(monkeypatch, str(tmp_path / "absent"), "--suite") == 2
+    assert "absent does not exist" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_suite_without_a_name(tmp_path):
