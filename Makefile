@@ -40,12 +40,15 @@ ship-demo: $(VENV)/.base
 lint: $(VENV)/.test
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
+# A worker that dies fails its test at once: a new one would take the same test and could leave the run waiting for ever.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+
 test: lint
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --durations 20
+	@$(PYTEST) -m "not slow" --durations 20
 
 # All tests; and again on the newest Python this machine has, where that is another one.
 test-all: lint
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(PYTEST)
 	@newest=$$($(BIN)/python tests/newest_python.py) && if [ -n "$$newest" ]; then \
 	  echo "once more on $$newest"; $(MAKE) --no-print-directory test PYTHON="$$newest" VENV=.venv-newest; fi
 
